@@ -1,0 +1,1 @@
+"""SavedModel with its signatures, warm-up, manifest and publishing."""

@@ -1,0 +1,1 @@
+"""Raw events -> labelled point-in-time examples -> TFRecord -> tf.data batches."""

@@ -1,0 +1,1 @@
+"""The command line that ties the stages together."""

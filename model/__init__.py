@@ -1,0 +1,1 @@
+"""Keras layers, heads, losses, models, training and evaluation."""

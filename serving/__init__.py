@@ -1,0 +1,1 @@
+"""Server, client and scoring over TensorFlow Serving's protocol."""

@@ -1,0 +1,66 @@
+"""Packaging of cmdcm: the repository's root is the package `cmdcm`."""
+
+from pathlib import Path
+
+from setuptools import setup
+
+STAGES = ["core", "datasets", "features", "model", "export", "serving", "jobs"]
+
+# Every folder of these stages that holds an __init__.py is a sub-package; tests and benchmarks
+# look in from outside and are not installed.
+ROOT = Path(__file__).resolve().parent
+FOLDERS = [path.parent for stage in STAGES for path in (ROOT / stage).rglob("__init__.py")]
+PACKAGES = ["cmdcm", *sorted(".".join(("cmdcm", *f.relative_to(ROOT).parts)) for f in FOLDERS)]
+
+setup(
+    name="cmdcm",
+    version="0.1.0",
+    description="Production ranking model for e-commerce pre-promotion periods (CM-DCM)",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11,<3.13",
+    package_dir={"cmdcm": "."},
+    packages=PACKAGES,
+    package_data={
+        "cmdcm": ["py.typed"],
+        "cmdcm.core": ["presets/*.toml"],
+        "cmdcm.jobs": ["templates/*.j2"],
+    },
+    install_requires=[
+        # TensorFlow, its Keras 2 and the serving stubs stay on one minor version.
+        "tensorflow>=2.21,<2.22",
+        "tf-keras>=2.21,<2.22",
+        "tensorflow-serving-api>=2.21,<2.22",
+        "tensorflow-recommenders>=0.7.7,<0.8",
+        "tensorflow-metadata>=1.21,<2",
+        "tensorboard>=2.20,<3",
+        "absl-py>=2.1,<3",
+        "pyarrow>=18",
+        "polars>=1.30,<3",
+        "numba>=0.61",
+        "numpy>=1.26",
+        "pydantic>=2.9,<3",
+        "grpcio>=1.70,<2",
+        "grpcio-health-checking>=1.70,<2",
+        "matplotlib>=3.9,<4",
+        "jinja2>=3.1,<4",
+        "rich>=13.7",
+        "tzdata>=2024.1",
+    ],
+    extras_require={
+        "dev": [
+            "hypothesis>=6.100,<7",
+            "mypy>=1.14,<3",
+            "pytest>=8,<10",
+            "pytest-xdist>=3.6,<4",
+            "ruff>=0.9,<1",
+        ],
+    },
+    entry_points={"console_scripts": ["cmdcm=cmdcm.jobs.main:run"]},
+    classifiers=[
+        "License :: OSI Approved :: Apache Software License",
+        "Programming Language :: Python :: 3.11",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)
