@@ -8,21 +8,34 @@ Every artefact carries the configuration that made it as `config.json`.
 import difflib
 import tomllib
 from collections.abc import Iterable, Mapping
+from datetime import date
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from cmdcm.core.errors import ConfigError
 from cmdcm.core.files import read_json, write_json
 
 PRESETS = Path(__file__).parent / "presets"
 
+IsoTime = Annotated[
+    str, BeforeValidator(lambda value: value.isoformat() if isinstance(value, date) else value)
+]
+"""An ISO date or date-time, written as a string or as one of TOML's own dates."""
+
 
 class Section(BaseModel):
     """Base of all tables: frozen, and an unknown key is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class PromotionConfig(Section):
@@ -30,10 +43,10 @@ class PromotionConfig(Section):
 
     name: str
     kind: str
-    warmup_start: str
-    pre_promotion_start: str
-    promotion_start: str
-    promotion_end: str
+    warmup_start: IsoTime
+    pre_promotion_start: IsoTime
+    promotion_start: IsoTime
+    promotion_end: IsoTime
 
 
 class CalendarConfig(Section):
@@ -59,18 +72,22 @@ class EventsConfig(Section):
         start: First instant that is kept (ISO, calendar zone); rows outside are dropped, counted.
         end: First instant that is no longer kept; empty for no bound.
         columns: For Parquet logs: contract column -> column of the file.
-        kinds: For Parquet logs: value in the file -> event kind.
+        kinds: For Parquet logs: value in the file -> event kind, or "" to leave such events out.
+        require_time_order: Fail when a row is earlier than the one before it.
     """
 
     max_rejected_share: float = Field(0.01, ge=0, le=1)
-    start: str = ""
-    end: str = ""
+    start: IsoTime = ""
+    end: IsoTime = ""
     columns: dict[str, str] = {}
     kinds: dict[str, str] = {}
+    require_time_order: bool = False
 
 
 class SimulateConfig(Section):
-    """The simulated world.
+    """The simulated world (docs/simulator.md).
+
+    Rates are those of clicks in pre-promotion windows.
 
     Attributes:
         events: About how many events to draw.
@@ -79,14 +96,34 @@ class SimulateConfig(Section):
         promotions: Kinds of promotion in each year.
         items_per_user: Items in the world for each user.
         events_per_user: Mean number of events of a user over all years.
+        new_user_share: Share of users who arrive after the start, evenly over the years.
+        direct_rate: Share of clicks that are bought before the promotion.
+        cart_rate: Share of clicks that are carted before the promotion.
+        carted_bought_rate: Share of open carts that are bought on the promotion days.
+        uncarted_bought_rate: Share of the clicks neither carted nor bought directly that are
+            bought on the promotion days.
+        confounding: Gamma, the odds ratio by which a hidden trait of the visit shifts both carting
+            and delayed purchase; 1 is none.
     """
 
     events: int = Field(1_000_000, ge=1_000)
-    first_year: int = 2023
+    first_year: int = Field(2023, ge=1971, le=2200)
     years: int = Field(2, ge=1, le=10)
-    promotions: tuple[str, ...] = ("618", "double11", "double12")
+    promotions: tuple[str, ...] = Field(("618", "double11", "double12"), min_length=1)
     items_per_user: float = Field(0.5, gt=0)
-    events_per_user: float = Field(60.0, gt=1)
+    events_per_user: float = Field(120.0, gt=1)
+    new_user_share: float = Field(0.4, ge=0, le=1)
+    direct_rate: float = Field(0.017, gt=0, lt=0.3)
+    cart_rate: float = Field(0.07, gt=0, lt=0.5)
+    carted_bought_rate: float = Field(0.08, gt=0, lt=1)
+    uncarted_bought_rate: float = Field(0.003, gt=0, lt=1)
+    confounding: float = Field(1.0, ge=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> "SimulateConfig":
+        if self.cart_rate <= self.direct_rate:
+            raise ValueError("cart_rate should exceed direct_rate")
+        return self
 
 
 class LabelsConfig(Section):
@@ -95,10 +132,13 @@ class LabelsConfig(Section):
     Attributes:
         intent: The event that opens the cart: `cart`, or `favourite` where carts are absent.
         attribution_days: A direct purchase counts up to so many days after its click.
+        observed_until: End of what the log shows (ISO, calendar zone, exclusive); empty for the
+            end of the last event's day. Clicks whose labels are not known by then are left out.
     """
 
     intent: Literal["cart", "favourite"] = "cart"
     attribution_days: float = Field(30.0, gt=0)
+    observed_until: IsoTime = ""
 
 
 class FeaturesConfig(Section):
@@ -130,7 +170,7 @@ class FeaturesConfig(Section):
     seller_buckets: int = Field(20_000, ge=1)
     brand_buckets: int = Field(20_000, ge=1)
     partitions: int = Field(0, ge=0)
-    rows_per_partition: int = Field(2_000_000, ge=1)
+    rows_per_partition: int = Field(500_000, ge=1)
     gzip: bool = False
 
     @model_validator(mode="after")
@@ -403,7 +443,8 @@ def _suggest(location: list[str]) -> str:
     section: Any = Config
     for part in location[:-1]:
         field = getattr(section, "model_fields", {}).get(part)
-        section = field.annotation if field else None
+        # An index leads into a tuple of tables: its element's type.
+        section = field.annotation if field else next(iter(get_args(section)), None)
     known = list(getattr(section, "model_fields", {}))
     close = difflib.get_close_matches(location[-1], known, n=1)
     return f"; did you mean {close[0]!r}?" if close else f"; known are {known}"
