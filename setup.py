@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from setuptools import setup
+from setuptools.command.build_py import build_py
 
 STAGES = ["core", "datasets", "features", "model", "export", "serving", "jobs"]
 
@@ -11,6 +12,16 @@ STAGES = ["core", "datasets", "features", "model", "export", "serving", "jobs"]
 ROOT = Path(__file__).resolve().parent
 FOLDERS = [path.parent for stage in STAGES for path in (ROOT / stage).rglob("__init__.py")]
 PACKAGES = ["cmdcm", *sorted(".".join(("cmdcm", *f.relative_to(ROOT).parts)) for f in FOLDERS)]
+
+
+class BuildPy(build_py):
+    """Leaves this file out of the wheel: it lies in the folder of the package `cmdcm`."""
+
+    def find_package_modules(self, package: str, package_dir: str) -> list[tuple[str, str, str]]:
+        """Returns (package, module, file) of every module but `setup`."""
+        modules = super().find_package_modules(package, package_dir)
+        return [entry for entry in modules if entry[1] != "setup"]
+
 
 setup(
     name="cmdcm",
@@ -22,6 +33,7 @@ setup(
     python_requires=">=3.11,<3.13",
     package_dir={"cmdcm": "."},
     packages=PACKAGES,
+    cmdclass={"build_py": BuildPy},
     package_data={
         "cmdcm": ["py.typed"],
         "cmdcm.core": ["presets/*.toml"],
@@ -55,6 +67,7 @@ setup(
             "pytest>=8,<10",
             "pytest-xdist>=3.6,<4",
             "ruff>=0.9,<1",
+            "setuptools>=69",
         ],
     },
     entry_points={"console_scripts": ["cmdcm=cmdcm.jobs.main:run"]},

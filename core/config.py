@@ -17,6 +17,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PositiveInt,
     ValidationError,
     model_validator,
 )
@@ -227,8 +228,8 @@ class ModelConfig(Section):
     attention_units: int = Field(16, ge=1)
     cross_layers: int = Field(2, ge=0)
     cross_rank: int = Field(32, ge=1)
-    trunk_units: tuple[int, ...] = (128, 64)
-    tower_units: tuple[int, ...] = (32,)
+    trunk_units: tuple[PositiveInt, ...] = Field((128, 64), min_length=1)
+    tower_units: tuple[PositiveInt, ...] = (32,)
     gate: bool = True
     gate_units: int = Field(32, ge=1)
     transition: bool = True

@@ -19,6 +19,15 @@ from cmdcm.core.errors import DataError, OutputError
 
 MANIFEST = "manifest.json"
 _CHUNK = 1 << 20
+_UNWRITABLE = (
+    errno.EACCES,
+    errno.EEXIST,
+    errno.EISDIR,
+    errno.ENAMETOOLONG,
+    errno.ENOTDIR,
+    errno.EPERM,
+    errno.EROFS,
+)
 
 
 def sha256(path: Path) -> str:
@@ -41,8 +50,8 @@ def output_errors(target: Path) -> Iterator[None]:
                 f"no space left while writing {target}; nothing was published there. "
                 "Free disk space or choose another output, then run the command again."
             ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
-            raise OutputError(f"cannot write {target}: {error.strerror}") from error
+        if error.errno in _UNWRITABLE:
+            raise OutputError(f"cannot write {target}: {error}") from error
         raise
 
 
@@ -57,7 +66,7 @@ def staged_directory(target: Path, *, overwrite: bool = False) -> Iterator[Path]
     Raises:
         OutputError: `target` exists (without `overwrite`), cannot be written, or the disk is full.
     """
-    target = Path(target).absolute()
+    target = Path(target).resolve()  # a link to a directory stays a link
     if target.exists() and not target.is_dir():
         raise OutputError(f"cannot write {target}: a file of that name is in the way")
     if target.exists() and not overwrite and any(target.iterdir()):
@@ -74,7 +83,11 @@ def staged_directory(target: Path, *, overwrite: bool = False) -> Iterator[Path]
             if target.exists():
                 old = target.with_name(f".{target.name}.old-{os.getpid()}")
                 target.rename(old)
-                staging.rename(target)
+                try:
+                    staging.rename(target)
+                except OSError:
+                    old.rename(target)
+                    raise
                 shutil.rmtree(old, ignore_errors=True)
             else:
                 staging.rename(target)
@@ -95,7 +108,8 @@ def staged_file(target: Path) -> Iterator[Path]:
             _sync(staging)
             staging.replace(target)
     finally:
-        staging.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # its folder may not exist
+            staging.unlink()
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -109,6 +123,8 @@ def read_json(path: Path, what: str) -> Any:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise DataError(f"{what} not found at {path}") from error
+    except OSError as error:
+        raise DataError(f"cannot read {what} at {path}: {error.strerror}") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise DataError(f"{what} at {path} is not valid JSON: {error}") from error
 
@@ -128,10 +144,10 @@ def write_manifest(directory: Path, description: Mapping[str, Any]) -> None:
 
 def read_manifest(directory: Path, kind: str) -> dict[str, Any]:
     """Reads a directory's manifest and checks that it describes a `kind` of artefact."""
-    manifest = read_json(Path(directory) / MANIFEST, f"manifest of the {kind}")
+    manifest = _read_manifest(directory, f"manifest of the {kind}")
     if manifest.get("kind") != kind:
         raise DataError(f"{directory} holds {manifest.get('kind')!r}, expected {kind!r}")
-    return dict(manifest)
+    return manifest
 
 
 def verify_manifest(directory: Path) -> None:
@@ -141,7 +157,7 @@ def verify_manifest(directory: Path) -> None:
         DataError: Names the first ten files that differ and how.
     """
     directory = Path(directory)
-    listed = read_json(directory / MANIFEST, "manifest")["files"]
+    listed = _read_manifest(directory, "manifest")["files"]
     present = {
         path.relative_to(directory).as_posix()
         for path in directory.rglob("*")
@@ -154,6 +170,14 @@ def verify_manifest(directory: Path) -> None:
             faults.append(f"{name}: SHA-256 differs")
     if faults:
         raise DataError(f"{directory} does not match its manifest: {'; '.join(faults[:10])}")
+
+
+def _read_manifest(directory: Path, what: str) -> dict[str, Any]:
+    path = Path(directory) / MANIFEST
+    manifest = read_json(path, what)
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
+        raise DataError(f"{what} at {path} lists no files; it was not written by cmdcm")
+    return manifest
 
 
 def _sync(path: Path) -> None:

@@ -1,6 +1,6 @@
 """Progress of long work, on stderr so that stdout stays for results."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from typing import TypeVar
 
 from rich.console import Console
@@ -31,7 +31,7 @@ def progress_bar() -> Progress:
 
 def track_progress(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
     """Yields `items` while a progress bar on stderr counts them."""
-    if total is None and hasattr(items, "__len__"):
+    if total is None and isinstance(items, Sized):
         total = len(items)
     with progress_bar() as bar:
         yield from bar.track(items, total=total, description=description)

@@ -19,7 +19,8 @@ import numpy.typing as npt
 
 from cmdcm.core.errors import ConfigError
 
-HOUR_MS = 3_600_000
+QUARTER_MS = 900_000
+HOUR_MS = 4 * QUARTER_MS
 DAY_MS = 24 * HOUR_MS
 
 
@@ -74,6 +75,15 @@ class PromotionCalendar:
                     f"calendar: {after.name!r} opens its pre-promotion window before "
                     f"{before.name!r} has ended"
                 )
+            # Examples, splits and metrics go by local days: a day belongs to one window.
+            last, first = self.local_days(
+                np.array([before.promotion_start_ms - 1, after.pre_promotion_start_ms])
+            )
+            if last == first:
+                raise ConfigError(
+                    f"calendar: the pre-promotion windows of {before.name!r} and {after.name!r} "
+                    f"share the day {first}"
+                )
 
     def bounds(self) -> npt.NDArray[np.int64]:
         """Returns [promotions, 3]: pre-promotion start, promotion start, promotion end in ms."""
@@ -107,18 +117,18 @@ class PromotionCalendar:
         return ((instants_ms + self._offsets(instants_ms)) // DAY_MS + 3) % 7
 
     def _offsets(self, instants_ms: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """UTC offset in ms at each instant; offsets change on full hours at the soonest."""
-        hours, inverse = np.unique(np.asarray(instants_ms) // HOUR_MS, return_inverse=True)
+        """UTC offset in ms at each instant; offsets change on quarter hours (UTC) alone."""
+        quarters, inverse = np.unique(np.asarray(instants_ms) // QUARTER_MS, return_inverse=True)
         tz = zone(self.timezone)
         offsets = np.array(
             [
-                (datetime.fromtimestamp(int(h) * 3600, tz).utcoffset() or timedelta())
+                (datetime.fromtimestamp(int(q) * 900, tz).utcoffset() or timedelta())
                 // timedelta(milliseconds=1)
-                for h in hours
+                for q in quarters
             ],
             np.int64,
         )
-        return offsets[inverse] if len(hours) else np.zeros(0, np.int64)
+        return offsets[inverse] if len(quarters) else np.zeros(0, np.int64)
 
 
 def zone(name: str) -> ZoneInfo:

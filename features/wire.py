@@ -1,0 +1,247 @@
+"""Compiled writer of tf.train.Example protos, straight from the memory of Arrow columns.
+
+It knows the size of everything before writing it, so each byte is written once and each length has
+its shortest form. Wire format: protobuf.dev/programming-guides/encoding, and
+tensorflow/core/example/{example,feature}.proto:
+
+    Example    0A <size> entry*             one entry a feature that is present
+    entry      0A <size> 0A <size> key 12 <size> Feature
+    Feature    1A <size> Int64List  |  12 <size> FloatList  |  0A <size> BytesList
+    Int64List  [0A <size> varint*]          packed; nothing when empty
+    FloatList  [0A <size> float*]
+    BytesList  (0A <size> bytes)*
+"""
+
+import numpy as np
+from numba import carray, njit
+from numba.cpython.unsafe.numbers import leading_zeros
+
+from cmdcm.features.lowlevel import (
+    copy,
+    i64,
+    load_u8,
+    load_u64,
+    pointer,
+    store_u8,
+    store_u16,
+    store_u64,
+    u64,
+)
+from cmdcm.features.tfrecord import FOOTER, HEADER, frame
+
+INT64, FLOAT, BYTES = range(3)
+"""Kinds of a column."""
+
+# Fields of a column's description; the type of an array of them is COLUMN. Addresses may be 0.
+COLUMN = np.dtype(
+    [
+        (name, np.int64)
+        for name in (
+            "kind",
+            "values",  # address of the int64 or float32 values, or of all strings' bytes
+            "ends",  # address of the int64 offsets of the strings
+            "lists",  # address of the int64 offsets of the rows' lists; 0: one value a row
+            "validity",  # address of the bitmap of rows that are not null; 0: all rows
+            "first_bit",  # the first row's place in that bitmap
+            "prefix",  # address and
+            "prefix_size",  # size of the entry's constant part: key, then the tag of the Feature
+        )
+    ]
+)
+
+SLACK = 128
+"""Bytes that one example, or one of its features, may need beside its key and its payload."""
+
+_LIST_TAGS = np.array([0x1A, 0x12, 0x0A])  # by kind
+_ITEM = 0x0A
+
+
+@njit(nogil=True, cache=True, inline="always")
+def _varint_size(value: int) -> int:
+    bits = 64 - i64(leading_zeros(u64(value) | u64(1)))
+    return (bits * 9 + 64) >> 6
+
+
+@njit(nogil=True, cache=True)
+def _varint(at: int, value: int) -> int:
+    """Writes a varint, and slack within 8 bytes; returns the address after it."""
+    x = u64(value)
+    if x >> u64(56):  # 9 or 10 bytes
+        while x >= u64(128):
+            store_u8(at, (x & u64(127)) | u64(128))
+            x >>= u64(7)
+            at += 1
+        store_u8(at, x)
+        return at + 1
+    size = _varint_size(value)
+    # Groups of 7 bits become bytes by halving, without a branch on the size; then all bytes but
+    # the last get their mark.
+    x = (x & u64(0x000000000FFFFFFF)) | ((x & u64(0x00FFFFFFF0000000)) << u64(4))
+    x = (x & u64(0x00003FFF00003FFF)) | ((x & u64(0x0FFFC0000FFFC000)) << u64(2))
+    x = (x & u64(0x007F007F007F007F)) | ((x & u64(0x3F803F803F803F80)) << u64(1))
+    marks = ((u64(1) << u64(8 * (size - 1))) - u64(1)) & u64(0x8080808080808080)
+    store_u64(at, x | marks)
+    return at + size
+
+
+@njit(nogil=True, cache=True)
+def _head(at: int, tag: int, size: int) -> int:
+    """Writes a field's tag and the size of its content; returns the address of the content."""
+    if size < 128:
+        store_u16(at, u64(tag | size << 8))
+        return at + 2
+    store_u8(at, u64(tag))
+    return _varint(at + 1, size)
+
+
+@njit(nogil=True, cache=True)
+def _union(values: np.ndarray) -> int:
+    union = u64(0)
+    for i in range(values.size):
+        union |= u64(values[i])
+    return union
+
+
+@njit(nogil=True, cache=True)
+def _payload_size(kind: int, values: int, ends: int, start: int, count: int) -> int:
+    """Returns the bytes of packed numbers, or of the items of a BytesList."""
+    size = i64(0)
+    if kind == INT64:
+        integers = carray(pointer(values + 8 * start), (count,), np.int64)
+        union = _union(integers)
+        if union < u64(128):
+            return count
+        if union < u64(1 << 14):  # a loop of SIMD instructions
+            for i in range(count):
+                size += integers[i] >= 128
+            return count + size
+        for i in range(count):
+            size += _varint_size(integers[i])
+        return size
+    if kind == FLOAT:
+        return 4 * count
+    offsets = carray(pointer(ends + 8 * start), (count + 1,), np.int64)
+    for i in range(count):
+        length = offsets[i + 1] - offsets[i]
+        size += 1 + _varint_size(length) + length
+    return size
+
+
+@njit(nogil=True, cache=True)
+def _payload(at: int, kind: int, values: int, ends: int, start: int, count: int, size: int) -> int:
+    """Writes a payload of `size` bytes and returns the address after it."""
+    if kind == INT64:
+        integers = carray(pointer(values + 8 * start), (count,), np.int64)
+        if size == count:  # all below 128
+            target = carray(pointer(at), (count,), np.uint8)
+            for i in range(count):
+                target[i] = np.uint8(integers[i])
+        elif size <= 2 * count and _union(integers) < u64(1 << 14):  # at most 2 bytes each
+            for i in range(count):
+                value = integers[i]
+                two = i64(value >= 128)
+                store_u16(at, u64((value & 127) | (two << 7) | (value >> 7 << 8)))
+                at += 1 + two
+            return at
+        else:
+            for i in range(count):
+                at = _varint(at, integers[i])
+            return at
+    elif kind == FLOAT:
+        copy(at, values + 4 * start, size)
+    else:
+        offsets = carray(pointer(ends + 8 * start), (count + 1,), np.int64)
+        for i in range(count):
+            length = offsets[i + 1] - offsets[i]
+            at = _head(at, _ITEM, length)
+            copy(at, values + offsets[i], length)
+            at += length
+        return at
+    return at + size
+
+
+@njit(nogil=True, cache=True)
+def write_examples(columns: np.ndarray, rows: int, framed: bool, out: np.ndarray) -> np.ndarray:
+    """Writes rows as protos, one after the other.
+
+    Args:
+        columns: `COLUMN` [columns]; the memory they point to is the caller's to keep alive.
+        rows: Rows to write, from each column's first.
+        framed: Whether to make each proto a TFRecord.
+        out: uint8, to be written from its start; the caller makes it large enough: for each row
+            `SLACK`, and for each of its features `SLACK`, the prefix rounded up to 8 bytes, and
+            the payload's bound (10 bytes an int64, 4 a float, 11 and its length a string).
+
+    Returns:
+        int64 [rows + 1]: where each example, or record, starts in `out`, and the end of the last.
+    """
+    features = columns.size
+    starts = np.empty(features, np.int64)
+    counts = np.empty(features, np.int64)  # values; -1 when the feature is absent
+    payload_sizes = np.empty(features, np.int64)
+    entry_sizes = np.empty(features, np.int64)
+    offsets = np.empty(rows + 1, np.int64)
+    base = i64(out.ctypes.data)
+    at = base
+    offsets[0] = 0
+    for row in range(rows):
+        total = 0
+        for i in range(features):
+            column = columns[i]
+            kind = column.kind
+            counts[i] = -1
+            if column.validity != 0:
+                bit = column.first_bit + row
+                if not (load_u8(column.validity + (bit >> 3)) >> u64(bit & 7)) & u64(1):
+                    continue
+            start, count = row, 1
+            if column.lists != 0:
+                start = i64(load_u64(column.lists + 8 * row))
+                count = i64(load_u64(column.lists + 8 * row + 8)) - start
+            if count == 1 and kind == INT64:
+                payload = _varint_size(i64(load_u64(column.values + 8 * start)))
+            else:
+                payload = _payload_size(kind, column.values, column.ends, start, count)
+            size = payload
+            if size > 0 and kind != BYTES:
+                size += 1 + _varint_size(size)
+            size += 1 + _varint_size(size)
+            size += _varint_size(size) + column.prefix_size
+            starts[i], counts[i] = start, count
+            payload_sizes[i], entry_sizes[i] = payload, size
+            total += 1 + _varint_size(size) + size
+        if framed:
+            at += HEADER
+        example = at
+        at = _head(at, 0x0A, total)
+        for i in range(features):
+            if counts[i] < 0:
+                continue
+            column = columns[i]
+            kind, payload, start, count = column.kind, payload_sizes[i], starts[i], counts[i]
+            at = _head(at, 0x0A, entry_sizes[i])
+            done = 0
+            while done < column.prefix_size:
+                store_u64(at + done, load_u64(column.prefix + done))
+                done += 8
+            at += column.prefix_size
+            packed = payload > 0 and kind != BYTES
+            if packed and payload < 124:  # every size takes one byte: one word of all tags
+                tags = (payload + 4) | _LIST_TAGS[kind] << 8 | (payload + 2) << 16
+                store_u64(at, u64(tags | _ITEM << 24 | payload << 32))
+                at += 5
+            else:
+                size = payload + (1 + _varint_size(payload) if packed else 0)
+                at = _varint(at, 1 + _varint_size(size) + size)
+                at = _head(at, _LIST_TAGS[kind], size)
+                if packed:
+                    at = _head(at, _ITEM, payload)
+            if count == 1 and kind == INT64:
+                at = _varint(at, i64(load_u64(column.values + 8 * start)))
+            else:
+                at = _payload(at, kind, column.values, column.ends, start, count, payload)
+        if framed:
+            frame(example, at - example)
+            at += FOOTER
+        offsets[row + 1] = at - base
+    return offsets

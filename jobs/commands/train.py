@@ -1,0 +1,40 @@
+"""`cmdcm train`: examples -> a trained model; goes on with an interrupted run."""
+
+import argparse
+from pathlib import Path
+
+from cmdcm.core.config import Config
+from cmdcm.features.dataset import ExampleSet
+from cmdcm.model.training import MODEL, load_history, remove_run, summary, train
+
+EXAMPLE = "cmdcm train --examples out/examples --output out/runs/cmdcm --set model.name=cmdcm"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the command's flags."""
+    parser.add_argument("--examples", type=Path, required=True, help="directory of examples")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        required=True,
+        help="directory of the run; an interrupted run goes on",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="start a run there anew")
+
+
+def run(args: argparse.Namespace, config: Config) -> int:
+    """Trains the model and prints its validation metrics."""
+    if args.overwrite:
+        remove_run(args.output)
+    data = ExampleSet.open(args.examples, config.split)
+    if data.split.note:
+        print(data.split.note)
+    for part in ("train", "validation", "test"):
+        days = getattr(data.split, part)
+        print(f"{part:10} {data.total(part):>10,} examples, {days[0]}..{days[-1]}")
+    train(data, args.output, config)
+    history = load_history(args.output / MODEL)
+    best = min(history, key=lambda record: record["val_log_loss_conversion"])
+    print(f"{config.model.name}: best epoch {best['epoch']:.0f} of {len(history)}: {summary(best)}")
+    print(f"model in {args.output / MODEL}")
+    return 0

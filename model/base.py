@@ -1,0 +1,192 @@
+"""The base of all ranking models: the whole contract between a model and the other stages.
+
+A model names its `heads`, turns logits into named probabilities (`predictions`) and into losses an
+example (`head_losses`). This class does the rest: features in, towers, reduction, tracking.
+"""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import ClassVar
+
+import tensorflow as tf
+import tensorflow_recommenders as tfrs
+
+from cmdcm.core.config import ModelConfig
+from cmdcm.features.columns import LABELS
+from cmdcm.features.spec import FeatureSpec
+from cmdcm.model.heads import Head, HeadLoss
+from cmdcm.model.inputs import Tensors
+from cmdcm.model.losses import weighted_mean
+from cmdcm.model.network import Tower, Trunk
+
+OUTPUTS = {
+    "p_direct": "probability of a direct purchase: before the promotion",
+    "p_cart": "probability of an intent event (cart) before the promotion",
+    "p_delayed": "probability of a delayed purchase: none before, one on the promotion days",
+    "p_conversion": "p_direct + p_delayed",
+    "cart_effect": "P(delayed | do(cart)) - P(delayed | do(no cart)), among clicks without a "
+    "direct purchase",
+}
+"""Names and units of what models predict and servers answer."""
+
+
+class Ratio(tf.keras.metrics.Metric):
+    """Ratio of two running sums: a weighted mean, or predicted over observed positives."""
+
+    def __init__(self, name: str):
+        super().__init__(name=name)
+        self.above = self.add_weight("above", initializer="zeros")
+        self.below = self.add_weight("below", initializer="zeros")
+
+    def update_state(self, above: tf.Tensor, below: tf.Tensor) -> None:
+        """Adds to both sums."""
+        self.above.assign_add(above)
+        self.below.assign_add(below)
+
+    def result(self) -> tf.Tensor:
+        """Returns the ratio, 0 before anything was added."""
+        return tf.math.divide_no_nan(self.above, self.below)
+
+
+class Tracked:
+    """Holds what training tracks, so that Keras does not take it for weights of the model."""
+
+    def __init__(self) -> None:
+        self.ratios: dict[str, Ratio] = {}
+
+
+class RankingModel(tfrs.Model):
+    """Shared layers plus heads over clicks.
+
+    Sub-classes give:
+        heads: The heads; each gets a tower of its name.
+        predictions(logits): Named outputs [N], names out of `OUTPUTS` (and diagnostics).
+        head_losses(logits, labels): Losses an example, by name; unless overridden, those of the
+            `bce` heads.
+
+    The loss is the sum over names of weight * weighted sum / total (`model/heads.py`), plus the
+    layers' penalties. During training the weighted mean of each loss and, for each loss of a
+    prediction, the ratio of predicted to observed positives (PCOC) are tracked, both on the rows of
+    the loss, so that calibration is seen for free.
+    """
+
+    gated: ClassVar[bool] = False
+
+    def __init__(self, spec: FeatureSpec, config: ModelConfig):
+        super().__init__()
+        self.spec = spec
+        self.config = config
+        self.heads = self.make_heads()
+        self.trunk = Trunk(spec, config, name="trunk")
+        gate_units = config.gate_units if self.gated and config.gate else None
+        self.towers = {
+            head.name: Tower(config.tower_units, gate_units, name=f"tower_{head.name}")
+            for head in self.heads
+        }
+        self._tracked = Tracked()
+
+    def make_heads(self) -> Sequence[Head]:
+        """Returns the heads of the model."""
+        raise NotImplementedError
+
+    def predictions(self, logits: Tensors) -> dict[str, tf.Tensor]:
+        """Turns the heads' logits into named outputs, [N] each."""
+        raise NotImplementedError
+
+    def head_losses(self, logits: Tensors, labels: Tensors) -> dict[str, HeadLoss]:
+        """Returns the losses an example, by name: here, of the heads that declare `bce`."""
+        return {
+            head.name: head.cross_entropy(labels, logits[head.name])
+            for head in self.heads
+            if head.estimator == "bce"
+        }
+
+    def call(self, features: Tensors, training: bool = False) -> dict[str, tf.Tensor]:
+        """Returns the logits of every head for a batch of examples, [N] each."""
+        return self.logits(*self.sides(features))
+
+    def adapt(self, features: Tensors) -> None:
+        """Fits a fresh, built model's constants to one large batch; call it once, before training.
+
+        Sets the scale of the numeric inputs. Where the batch also has the labels, the output bias
+        of each head becomes the log-odds of its label's smoothed rate in its task space: the model
+        starts near calibration, and no epoch is spent on getting there.
+        """
+        self.trunk.encoder.adapt(*self.sides(features))
+        if set(LABELS) <= set(features):
+            labels = _labels(features)
+            for head in self.heads:
+                self.towers[head.name].logit.bias.assign([head.log_odds(labels)])
+
+    def sides(self, features: Tensors) -> tuple[Tensors, Tensors]:
+        """Splits a batch of features into the user's side and the candidates' side."""
+        return (
+            {f.name: features[f.name] for f in self.spec.user_inputs},
+            {f.name: features[f.name] for f in self.spec.candidate_inputs},
+        )
+
+    def logits(self, user: Tensors, candidates: Tensors) -> dict[str, tf.Tensor]:
+        """Returns the logits of N candidates; the user's batch is N, or 1 for one user."""
+        shared = self.trunk(user, candidates)
+        return {name: tower(shared) for name, tower in self.towers.items()}
+
+    def score(self, user: Tensors, candidates: Tensors) -> dict[str, tf.Tensor]:
+        """Returns the named outputs of N candidates; the user's batch is N, or 1."""
+        return self.predictions(self.logits(user, candidates))
+
+    def compute_loss(self, inputs: Tensors, training: bool = False) -> tf.Tensor:
+        """Returns the scalar loss of a batch of examples with labels."""
+        labels = _labels(inputs)
+        losses = self.head_losses(self(inputs, training=training), labels)
+        total = tf.constant(0.0)
+        for name, head in losses.items():
+            total += head.weight * weighted_mean(head.losses, head.weights, head.total)
+            weight = tf.reduce_sum(head.weights)
+            mean = weighted_mean(head.losses, head.weights)
+            self._tracker(f"loss_{name}").update_state(mean * weight, weight)
+            if head.predictions is not None and head.labels is not None:
+                self._tracker(f"pcoc_{name}").update_state(
+                    tf.reduce_sum(head.predictions * head.weights),
+                    tf.reduce_sum(head.labels * head.weights),
+                )
+        return total
+
+    def _tracker(self, name: str) -> "Ratio":
+        ratios = self._tracked.ratios
+        if name not in ratios:
+            ratios[name] = Ratio(name=name)
+        return ratios[name]
+
+    def label_of(self, output: str) -> str | None:
+        """Returns the label column that an output predicts, None if it predicts none."""
+        label = output.removeprefix("p_")
+        return label if output.startswith("p_") and label in LABELS else None
+
+    @property
+    def metrics(self) -> list[tf.keras.metrics.Metric]:
+        """The tracked ratios; Keras resets them at the start of an epoch."""
+        return list(self._tracked.ratios.values())
+
+    @functools.cached_property
+    def scorer(self) -> Callable[[Tensors], dict[str, tf.Tensor]]:
+        """The compiled function from a batch of features to the named outputs."""
+        return tf.function(lambda features: self.predictions(self(features)), reduce_retracing=True)
+
+    @property
+    def table_variables(self) -> list[tf.Variable]:
+        """The embedding tables; an optimizer of their own trains them."""
+        return [self.trunk.encoder.table]
+
+    def checkpoint(self) -> tf.train.Checkpoint:
+        """Returns the checkpoint of the network's weights alone: no optimizer, no metrics."""
+        return tf.train.Checkpoint(trunk=self.trunk, towers=self.towers)
+
+    def describe(self) -> Mapping[str, int]:
+        """Returns the number of parameters in tables and in dense weights."""
+        tables = sum(int(tf.size(v)) for v in self.table_variables)
+        everything = sum(int(tf.size(v)) for v in self.trainable_variables)
+        return {"table_parameters": tables, "dense_parameters": everything - tables}
+
+
+def _labels(inputs: Tensors) -> dict[str, tf.Tensor]:
+    return {name: tf.cast(inputs[name], tf.float32) for name in LABELS}

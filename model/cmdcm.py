@@ -1,0 +1,78 @@
+"""CM-DCM: multi-task heads, personalised gating and the counterfactual transition together.
+
+Behaviour graph of a click: click -> direct purchase or not -> cart or not -> delayed purchase or
+not. Its heads give, in log space,
+
+    p_direct     = sigmoid(direct)
+    p_cart       = p_direct P(A | D = 1) + (1 - p_direct) e
+    p_delayed    = (1 - p_direct) (e r1 + (1 - e) r0)
+    p_conversion = p_direct + p_delayed <= 1, by construction
+
+The paper is arXiv 2604.21675, of which only the abstract and the captions are public; each module's
+construction is ours and a setting (`gate`, `transition`, `estimator`). Without `transition` one
+head predicts the delayed purchase among clicks without a direct one.
+"""
+
+from collections.abc import Sequence
+
+import tensorflow as tf
+
+from cmdcm.model.base import RankingModel
+from cmdcm.model.heads import Head, HeadLoss, entire_space_loss
+from cmdcm.model.inputs import Tensors
+from cmdcm.model.probability import Event, both, complement, either, from_logit, mixture
+from cmdcm.model.transition import transition_event, transition_heads, transition_losses
+
+
+class CMDCM(RankingModel):
+    """The counterfactual multi-task delayed conversion model."""
+
+    gated = True
+
+    def make_heads(self) -> Sequence[Head]:
+        """Direct, cart (propensity and among buyers) and the outcome heads of both arms."""
+        heads = [
+            Head("direct", "direct"),
+            Head("propensity", "cart", "not_direct"),
+            Head("cart_direct", "cart", "direct"),
+        ]
+        if not self.config.transition:
+            return [*heads, Head("transition", "delayed", "not_direct", estimator="entire_space")]
+        return heads + transition_heads(self.config.estimator, self.config.transition_weight)
+
+    def transition(self, logits: Tensors) -> Event:
+        """The delayed purchase among clicks without a direct one."""
+        if self.config.transition:
+            return transition_event(logits["propensity"], logits["r1"], logits["r0"])
+        return from_logit(logits["transition"])
+
+    def predictions(self, logits: Tensors) -> dict[str, tf.Tensor]:
+        """See the module; with the transition also the diagnostics propensity, r1 and r0."""
+        direct, transition = from_logit(logits["direct"]), self.transition(logits)
+        cart = mixture(direct, from_logit(logits["cart_direct"]), from_logit(logits["propensity"]))
+        outputs = {
+            "p_direct": tf.exp(direct.yes),
+            "p_cart": tf.exp(cart.yes),
+            "p_delayed": tf.exp(both(complement(direct), transition).yes),
+            "p_conversion": tf.exp(either(direct, transition).yes),
+        }
+        if self.config.transition:
+            r1, r0 = tf.sigmoid(logits["r1"]), tf.sigmoid(logits["r0"])
+            outputs |= {
+                "cart_effect": r1 - r0,
+                "propensity": tf.sigmoid(logits["propensity"]),
+                "r1": r1,
+                "r0": r0,
+            }
+        return outputs
+
+    def head_losses(self, logits: Tensors, labels: Tensors) -> dict[str, HeadLoss]:
+        """BCE of direct and of cart, of delayed on all clicks, and the arms' risks.
+
+        Cart's two heads are divided by all clicks: together they are the likelihood of A given D,
+        in which the few buyers do not outweigh all others.
+        """
+        losses = super().head_losses(logits, labels)
+        delayed = both(complement(from_logit(logits["direct"])), self.transition(logits))
+        losses["delayed"] = entire_space_loss(labels["delayed"], delayed)
+        return losses | transition_losses(self.heads, logits, labels, self.config.propensity_clip)

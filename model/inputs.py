@@ -1,0 +1,278 @@
+"""Raw feature values -> ids, embeddings and numbers, inside the graph (contract 3).
+
+Training, evaluation and serving run the same operations on the same raw values.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import tensorflow as tf
+
+from cmdcm.features.spec import Feature, FeatureSpec
+from cmdcm.model.standardize import Standardize
+
+Tensors = Mapping[str, tf.Tensor]
+
+AGE_BUCKETS = 32
+"""Buckets of an age: powers of two of seconds, up to 68 years."""
+
+LOG_SCALE = 0.25
+"""Brings log1p of counts, ages and prices (0 to about 12) to the scale of embeddings."""
+
+
+def hash_ids(values: tf.Tensor, buckets: int) -> tf.Tensor:
+    """Hashes raw ids into [0, buckets).
+
+    Strings go through FarmHash Fingerprint64 (`tf.strings.to_hash_bucket_fast`), integers through
+    the finalizer of SplitMix64 (Steele et al., 2014), so that runs of ids spread evenly.
+
+    Args:
+        values: Any shape, int64 or string.
+        buckets: Number of rows.
+
+    Returns:
+        int64 of the same shape.
+
+    Example:
+        >>> int(hash_ids(tf.constant(1, tf.int64), 1000))
+        232
+    """
+    if values.dtype == tf.string:
+        return tf.strings.to_hash_bucket_fast(values, buckets)
+    x = tf.cast(values, tf.uint64) + tf.constant(0x9E3779B97F4A7C15, tf.uint64)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        x = tf.bitwise.bitwise_xor(x, tf.bitwise.right_shift(x, tf.constant(shift, tf.uint64)))
+        x *= tf.constant(factor, tf.uint64)
+    x = tf.bitwise.bitwise_xor(x, tf.bitwise.right_shift(x, tf.constant(31, tf.uint64)))
+    # The sign bit goes, since integer remainders are defined for int64 on every device.
+    return tf.cast(tf.bitwise.right_shift(x, tf.constant(1, tf.uint64)), tf.int64) % buckets
+
+
+def age_bucket(seconds: tf.Tensor) -> tf.Tensor:
+    """Returns the log2 bucket [0, AGE_BUCKETS) of ages in seconds; negative ages go to 0."""
+    log2 = tf.math.log1p(tf.cast(tf.maximum(seconds, 0), tf.float32)) / tf.math.log(2.0)
+    return tf.cast(tf.minimum(log2, AGE_BUCKETS - 1), tf.int64)
+
+
+def vocabulary_ids(values: tf.Tensor, vocabulary: Sequence[str]) -> tf.Tensor:
+    """Returns the index of each string in a short vocabulary, `len(vocabulary)` if unknown."""
+    equal = tf.equal(values[..., tf.newaxis], tf.constant(list(vocabulary)))
+    index = tf.argmax(tf.cast(equal, tf.int32), axis=-1)
+    return tf.where(tf.reduce_any(equal, axis=-1), index, len(vocabulary))
+
+
+def feature_ids(feature: Feature, values: tf.Tensor) -> tf.Tensor:
+    """Returns the rows of `feature.table` that raw values look up."""
+    if feature.encoding == "hash":
+        return hash_ids(values, feature.buckets)
+    if feature.encoding == "vocabulary":
+        return vocabulary_ids(values, feature.vocabulary)
+    return tf.clip_by_value(values, 0, feature.buckets - 1)
+
+
+class SmoothedRates(tf.keras.layers.Layer):
+    """Log lift of a counter vector's conversion rates over a learned prior.
+
+    For each look-back window and each pair (a, b) of counted kinds with a before b in the funnel:
+    log((n_b / m + s) / (n_a + s)), with the prior mean m and the strength s learned for each pair.
+    It is the log of the empirical-Bayes (beta-binomial) rate (n_b + s m) / (n_a + s) over m, so a
+    vector without counts gives exactly 0. Scaled by `LOG_SCALE` like all numbers.
+
+    Call arguments:
+        counts: [batch, kinds * windows], kind-major.
+
+    Returns:
+        [batch, pairs * windows].
+    """
+
+    def __init__(self, kinds: int, windows: int, **kwargs: object):
+        super().__init__(**kwargs)
+        if kinds < 2:
+            raise ValueError(f"`kinds` should be at least 2. Received: {kinds}")
+        self.kinds, self.windows = kinds, windows
+        self.pairs = [(a, b) for b in range(1, kinds) for a in range(b)]
+
+    def build(self, input_shape: tf.TensorShape) -> None:
+        """Creates the prior of each pair: mean 5 %, strength 10."""
+        shape = [len(self.pairs), 1]
+        self.prior_logit = self.add_weight(
+            "prior_logit", shape, initializer=tf.keras.initializers.Constant(-3.0)
+        )
+        self.log_strength = self.add_weight(
+            "log_strength", shape, initializer=tf.keras.initializers.Constant(2.3)
+        )
+        super().build(input_shape)
+
+    def call(self, counts: tf.Tensor) -> tf.Tensor:
+        """See the class."""
+        by_kind = tf.reshape(tf.cast(counts, tf.float32), [-1, self.kinds, self.windows])
+        before = tf.gather(by_kind, [a for a, _ in self.pairs], axis=1)
+        after = tf.gather(by_kind, [b for _, b in self.pairs], axis=1)
+        strength, prior = tf.exp(self.log_strength), tf.sigmoid(self.prior_logit)
+        lift = (after / prior + strength) / (before + strength)
+        return tf.reshape(LOG_SCALE * tf.math.log(lift), [-1, len(self.pairs) * self.windows])
+
+    def get_config(self) -> dict[str, object]:
+        """Returns the constructor's arguments."""
+        return {**super().get_config(), "kinds": self.kinds, "windows": self.windows}
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One side of the inputs after encoding.
+
+    Attributes:
+        ids: Embeddings of the id features, [batch, features * dim].
+        numbers: The numeric features, [batch, numbers].
+        target: Item and category embeddings of the candidate, [batch, 2 * dim]; None for the user.
+        sequences: Per sequence: keys [batch, length, 2 * dim], zero at padding; mask
+            [batch, length]; and the one-hot age buckets [batch, length, AGE_BUCKETS].
+    """
+
+    ids: tf.Tensor
+    numbers: tf.Tensor
+    target: tf.Tensor | None
+    sequences: dict[str, tuple[tf.Tensor, tf.Tensor, tf.Tensor]]
+
+
+class InputEncoder(tf.keras.layers.Layer):
+    """Encodes the features of the user side and of the candidate side.
+
+    All tables are one variable with an offset a table: one gather and one sparse gradient a batch.
+
+    Args:
+        spec: The features.
+        dim: Columns of the table.
+        l2: L2 penalty on the rows that a batch looks up for its scalar ids, summed over columns
+            and averaged over the batch; against the overfitting of ids.
+    """
+
+    def __init__(self, spec: FeatureSpec, dim: int, l2: float = 0.0, **kwargs: object):
+        super().__init__(**kwargs)
+        self.spec, self.dim, self.l2 = spec, dim, l2
+        self.tables = spec.tables()
+        self.offsets: dict[str, int] = {}
+        rows = 0
+        for table, size in self.tables.items():
+            self.offsets[table] = rows
+            rows += size
+        self.rows = rows
+        self.rates = {
+            f.name: SmoothedRates(*sizes, name=f"rates_{f.name}")
+            for f in spec.inputs
+            if (sizes := _kinds_windows(f))
+        }
+        self.user_scale = Standardize(name="user_scale")
+        self.candidate_scale = Standardize(name="candidate_scale")
+
+    def build(self, input_shape: object) -> None:
+        """Creates the fused table."""
+        self.table = self.add_weight(
+            "table", [self.rows, self.dim], initializer=tf.keras.initializers.RandomNormal(0, 0.01)
+        )
+        super().build(input_shape)
+
+    def call(self, user: Tensors, candidates: Tensors) -> tuple[Encoded, Encoded]:
+        """Encodes raw features of both sides; their batch sizes need not be equal."""
+        return (
+            self._side(user, self.spec.user_inputs, self.user_scale),
+            self._side(candidates, self.spec.candidate_inputs, self.candidate_scale),
+        )
+
+    def adapt(self, user: Tensors, candidates: Tensors) -> None:
+        """Sets the scale of the numeric features from one large batch of examples."""
+        self.user_scale.adapt(self._numbers(user, self.spec.user_inputs))
+        self.candidate_scale.adapt(self._numbers(candidates, self.spec.candidate_inputs))
+
+    def _side(self, values: Tensors, features: Sequence[Feature], scale: Standardize) -> Encoded:
+        scalars = [f for f in features if f.table and not f.sequence]
+        batch = tf.shape(values[features[0].name])[0]
+        looked_up = self._lookup({f.name: (f, values[f.name]) for f in scalars})
+        ids = tf.concat([looked_up[f.name] for f in scalars], axis=-1) if scalars else None
+        if self.l2 and ids is not None:
+            rows = tf.cast(batch, tf.float32)
+            self.add_loss(self.l2 * tf.reduce_sum(tf.square(ids)) / rows)
+        target = None
+        if "item_id" in looked_up:
+            category = looked_up.get("category_id", tf.zeros_like(looked_up["item_id"]))
+            target = tf.concat([looked_up["item_id"], category], axis=-1)
+        return Encoded(
+            ids if ids is not None else tf.zeros([batch, 0]),
+            scale(self._numbers(values, features)),
+            target,
+            self._sequences(values, features),
+        )
+
+    def _numbers(self, values: Tensors, features: Sequence[Feature]) -> tf.Tensor:
+        """The numeric features and the rates of one side, [batch, numbers], before scaling."""
+        numbers = [self._number(f, values[f.name]) for f in features if _is_number(f)]
+        numbers += [self.rates[f.name](values[f.name]) for f in features if f.name in self.rates]
+        if not numbers:
+            return tf.zeros([tf.shape(values[features[0].name])[0], 0])
+        return tf.concat(numbers, axis=-1)
+
+    def _sequences(
+        self, values: Tensors, features: Sequence[Feature]
+    ) -> dict[str, tuple[tf.Tensor, tf.Tensor, tf.Tensor]]:
+        groups: dict[str, dict[str, Feature]] = {}
+        for feature in features:
+            if feature.sequence:
+                part = "age" if feature.encoding == "age" else feature.table
+                groups.setdefault(feature.sequence, {})[part] = feature
+        encoded = {}
+        for name, parts in groups.items():
+            ages = values[parts["age"].name]
+            # Most positions of most histories are padding: only the others are looked up, so that
+            # neither the gather nor its sparse gradient pays for it.
+            filled = tf.where(ages >= 0)
+            embedded = self._lookup(
+                {
+                    part: (f, tf.gather_nd(values[f.name], filled))
+                    for part, f in parts.items()
+                    if part != "age"
+                }
+            )
+            category = embedded.get("category", tf.zeros_like(embedded["item"]))
+            keys = tf.concat([embedded["item"], category], axis=-1)
+            shape = tf.concat([tf.shape(ages, tf.int64), [2 * self.dim]], axis=0)
+            padded = tf.ensure_shape(
+                tf.scatter_nd(filled, keys, shape), [None, ages.shape[1], 2 * self.dim]
+            )
+            age = tf.one_hot(age_bucket(ages), AGE_BUCKETS)
+            encoded[name] = (padded, ages >= 0, age)
+        return encoded
+
+    def _lookup(self, wanted: dict[str, tuple[Feature, tf.Tensor]]) -> dict[str, tf.Tensor]:
+        """Looks up several features of one shape with one gather."""
+        if not wanted:
+            return {}
+        ids = [feature_ids(f, v) + self.offsets[f.table] for f, v in wanted.values()]
+        embedded = tf.gather(self.table, tf.stack(ids))
+        return dict(zip(wanted, tf.unstack(embedded), strict=True))
+
+    def _number(self, feature: Feature, values: tf.Tensor) -> tf.Tensor:
+        number = tf.cast(values, tf.float32)
+        if feature.encoding == "log1p":
+            number = LOG_SCALE * tf.math.log1p(tf.maximum(number, 0.0))
+        return number if feature.shape == "vector" else number[:, tf.newaxis]
+
+
+def _is_number(feature: Feature) -> bool:
+    return feature.encoding in ("log1p", "raw") and not feature.sequence
+
+
+def _kinds_windows(feature: Feature) -> tuple[int, int] | None:
+    """Kinds and windows of a counter vector; None for any other feature.
+
+    A counter vector is `log1p`, and its components are KIND_WINDOW, kind-major, for several kinds
+    with equal windows.
+    """
+    windows: dict[str, list[str]] = {}
+    for component in feature.components:
+        kind, _, window = component.rpartition("_")
+        windows.setdefault(kind, []).append(window)
+    kind_major = tuple(f"{k}_{w}" for k, names in windows.items() for w in names)
+    if feature.encoding != "log1p" or len(windows) < 2 or kind_major != feature.components:
+        return None
+    first, *others = windows.values()
+    return (len(windows), len(first)) if all(names == first for names in others) else None

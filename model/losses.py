@@ -1,0 +1,45 @@
+"""Losses: pure functions, tensors in, one loss an example out. Reduction is elsewhere, once."""
+
+import tensorflow as tf
+
+from cmdcm.model.probability import Event
+
+
+def binary_cross_entropy(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    """BCE from logits: softplus(z) - y z.
+
+    Args:
+        labels: [N], 0 or 1 (or a probability).
+        logits: [N].
+
+    Returns:
+        [N].
+
+    Example:
+        >>> binary_cross_entropy(tf.constant([1.0]), tf.constant([0.0])).numpy()
+        array([0.6931472], dtype=float32)
+    """
+    return tf.nn.sigmoid_cross_entropy_with_logits(labels=labels, logits=logits)
+
+
+def event_cross_entropy(labels: tf.Tensor, event: Event) -> tf.Tensor:
+    """BCE of an event given by its log probabilities: -y log p - (1 - y) log (1 - p)."""
+    return -labels * event.yes - (1.0 - labels) * event.no
+
+
+def weighted_mean(
+    losses: tf.Tensor, weights: tf.Tensor, total: tf.Tensor | None = None
+) -> tf.Tensor:
+    """sum(w * loss) / total; zero where the total is zero.
+
+    Doubling a batch leaves the loss as it is; rows of weight zero have no gradient even where their
+    loss is not finite.
+
+    Args:
+        losses: [N].
+        weights: [N].
+        total: Scalar, such as the number of clicks; None for the sum of the weights.
+    """
+    kept = tf.where(weights > 0, losses, 0.0)
+    total = tf.reduce_sum(weights) if total is None else total
+    return tf.math.divide_no_nan(tf.reduce_sum(weights * kept), total)

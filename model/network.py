@@ -1,0 +1,106 @@
+"""The layers that all models share: inputs, behaviour sequences, trunk and towers.
+
+    user side ------ encode ---- attention <---- encode ------ candidate side
+                        |            |             |
+                        +----- concatenation ------+
+                                     |
+                          DCN-v2 cross layers, MLP  (the trunk)
+                                     |
+                      one tower a head, scaled by the gate
+
+Everything of the user is computed once a request: his batch is 1 or that of the candidates.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import tensorflow as tf
+import tensorflow_recommenders as tfrs
+
+from cmdcm.core.config import ModelConfig
+from cmdcm.features.spec import FeatureSpec
+from cmdcm.model.gating import PersonalisedGate
+from cmdcm.model.inputs import InputEncoder, Tensors
+from cmdcm.model.sequences import TargetAttention, masked_mean
+
+
+class Shared(NamedTuple):
+    """Output of the trunk: shared features [N, s] and the user's behaviour prior [N, p]."""
+
+    features: tf.Tensor
+    prior: tf.Tensor
+
+
+class Trunk(tf.keras.layers.Layer):
+    """Inputs -> shared features, by DCN-v2 (Wang et al., WWW 2021) followed by an MLP.
+
+    The behaviour prior of the gate is made of what only the user did - counters, rates, earlier
+    promotions, the means of his sequences - and of the hours to the promotion; no id of his, so
+    that it also serves new users.
+    """
+
+    def __init__(self, spec: FeatureSpec, config: ModelConfig, **kwargs: object):
+        super().__init__(**kwargs)
+        self.encoder = InputEncoder(spec, config.embedding_dim, config.l2_embeddings)
+        self.attention = {
+            name: TargetAttention(config.attention_units, name=f"attention_{name}")
+            for name in spec.sequences()
+        }
+        self.cross = (
+            tfrs.layers.feature_interaction.MultiLayerDCN(
+                projection_dim=config.cross_rank, num_layers=config.cross_layers
+            )
+            if config.cross_layers
+            else None
+        )
+        self.mlp = tfrs.layers.blocks.MLP(list(config.trunk_units), final_activation="relu")
+
+    def call(self, user: Tensors, candidates: Tensors) -> Shared:
+        """Computes the shared features of N candidates of one user or of N users."""
+        of_user, of_candidate = self.encoder(user, candidates)
+        rows = tf.shape(of_candidate.target)[0]
+        pooled = [masked_mean(keys, mask) for keys, mask, _ in of_user.sequences.values()]
+        prior = tf.concat([of_user.numbers, *pooled], axis=-1)
+        attended = [
+            self.attention[name](of_candidate.target, keys, mask, ages)
+            for name, (keys, mask, ages) in of_user.sequences.items()
+        ]
+        x = tf.concat(
+            [
+                match_rows(of_user.ids, rows),
+                match_rows(of_user.numbers, rows),
+                of_candidate.ids,
+                of_candidate.numbers,
+                *attended,
+            ],
+            axis=-1,
+        )
+        if self.cross is not None:
+            x = self.cross(x)
+        return Shared(self.mlp(x), match_rows(prior, rows))
+
+
+class Tower(tf.keras.layers.Layer):
+    """Shared features -> one logit, each hidden layer scaled by its gate if there is one."""
+
+    def __init__(self, units: Sequence[int], gate_units: int | None, **kwargs: object):
+        super().__init__(**kwargs)
+        self.hidden = [tf.keras.layers.Dense(n, activation="relu") for n in units]
+        self.gates = (
+            [PersonalisedGate(n, gate_units) for n in units] if gate_units is not None else []
+        )
+        self.logit = tf.keras.layers.Dense(1)
+
+    def call(self, shared: Shared) -> tf.Tensor:
+        """Returns the logit, [N]."""
+        x = shared.features
+        for n, layer in enumerate(self.hidden):
+            x = layer(x)
+            if self.gates:
+                x *= self.gates[n](shared.prior, shared.features)
+        return tf.squeeze(self.logit(x), axis=-1)
+
+
+def match_rows(user: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
+    """Repeats [1, d] to [rows, d]; [rows, d] stays as it is."""
+    return tf.broadcast_to(user, [rows, user.shape[-1]])

@@ -1,0 +1,20 @@
+"""The models by name: the one place that `model.name` of the configuration is looked up."""
+
+from cmdcm.core.config import ModelConfig
+from cmdcm.features.spec import FeatureSpec
+from cmdcm.model.base import RankingModel
+from cmdcm.model.cmdcm import CMDCM
+from cmdcm.model.esmm import ESMM
+from cmdcm.model.single_task import SingleTask, Vanilla
+
+MODELS: dict[str, type[RankingModel]] = {
+    "cmdcm": CMDCM,
+    "esmm": ESMM,
+    "single_task": SingleTask,
+    "vanilla": Vanilla,
+}
+
+
+def make_model(spec: FeatureSpec, config: ModelConfig) -> RankingModel:
+    """Builds the model that the configuration names; its weights come with the first batch."""
+    return MODELS[config.name](spec, config)

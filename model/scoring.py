@@ -1,0 +1,59 @@
+"""Scoring a data set with a model in memory: the reference for every other way to score."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from cmdcm.datasets.calendar import PromotionCalendar
+from cmdcm.features.input import examples
+from cmdcm.features.spec import FeatureSpec
+from cmdcm.model.base import RankingModel
+
+KEPT = (
+    "user_id",
+    "item_id",
+    "click_time_ms",
+    "promotion",
+    "direct",
+    "cart",
+    "open_cart",
+    "delayed",
+    "conversion",
+    "conversion_delay_ms",
+    "user_history",
+    "hours_to_promotion",
+)
+"""Columns of the examples that stay beside the predictions, for the evaluation."""
+
+
+def predict(
+    model: RankingModel,
+    files: Sequence[Path],
+    spec: FeatureSpec,
+    calendar: PromotionCalendar,
+    batch_size: int = 4096,
+) -> pl.DataFrame:
+    """Scores examples.
+
+    Returns:
+        One row an example, in the order of the files: the columns `KEPT`, `day` (local date of the
+        click) and the model's outputs as float32. See `cmdcm.model.predictions`.
+    """
+    columns = [f.name for f in spec.inputs]
+    columns += [name for name in KEPT if name not in columns]
+    parts = []
+    for batch in examples(files, spec, batch_size=batch_size, columns=columns):
+        scores = model.scorer({f.name: batch[f.name] for f in spec.inputs})
+        kept = {name: _column(batch[name].numpy()) for name in KEPT}
+        parts.append(pl.DataFrame(kept | {name: value.numpy() for name, value in scores.items()}))
+    frame = pl.concat(parts)
+    days = calendar.local_days(frame["click_time_ms"].to_numpy())
+    return frame.with_columns(pl.Series("day", days.astype("datetime64[ms]")).cast(pl.Date))
+
+
+def _column(values: np.ndarray) -> pl.Series:
+    if values.dtype == object:
+        return pl.Series(values.tolist(), dtype=pl.Binary).cast(pl.String)
+    return pl.Series(values)

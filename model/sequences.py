@@ -1,0 +1,69 @@
+"""Behaviour sequences -> one vector: attention in the manner of DIN (Zhou et al., KDD 2018)."""
+
+import tensorflow as tf
+
+
+class TargetAttention(tf.keras.layers.Layer):
+    """Weights a user's past items by their relevance to the candidate.
+
+    The activation unit of DIN (eq. 3), score = v . relu(W [q; k; q - k; q * k] + U[age] + b), with
+    the kernel W split so that the user's half is computed once a request: Q q + K k + P (q * k).
+    Unlike DIN's, the scores pass a softmax over the true positions: the counters tell how much
+    there is in a history, and the output's scale then does not depend on the history's length.
+
+    Args:
+        units: Hidden units of the activation unit.
+
+    Call arguments:
+        query: The candidate, [N, d].
+        keys: The history, [U, L, d], U = N or 1 (one user for all candidates).
+        mask: [U, L], False at padding.
+        ages: One-hot age buckets, [U, L, a].
+
+    Returns:
+        [N, d]; zeros for an empty history.
+    """
+
+    def __init__(self, units: int, **kwargs: object):
+        super().__init__(**kwargs)
+        if units < 1:
+            raise ValueError(f"`units` should be positive. Received: {units}")
+        self.units = units
+        self.query = tf.keras.layers.Dense(units, use_bias=False)
+        self.key = tf.keras.layers.Dense(units, use_bias=False)
+        self.product = tf.keras.layers.Dense(units, use_bias=False)
+        self.age = tf.keras.layers.Dense(units)
+        self.score = tf.keras.layers.Dense(1, use_bias=False)
+
+    def call(
+        self, query: tf.Tensor, keys: tf.Tensor, mask: tf.Tensor, ages: tf.Tensor
+    ) -> tf.Tensor:
+        """See the class."""
+        history = self.key(keys) + self.age(ages)
+        product = self.product(query[:, tf.newaxis, :] * keys)
+        hidden = tf.nn.relu(self.query(query)[:, tf.newaxis, :] + history + product)
+        weights = masked_softmax(tf.squeeze(self.score(hidden), axis=-1), mask)
+        return tf.reduce_sum(weights[:, :, tf.newaxis] * keys, axis=1)
+
+    def get_config(self) -> dict[str, object]:
+        """Returns the constructor's arguments."""
+        return {**super().get_config(), "units": self.units}
+
+
+def masked_softmax(scores: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
+    """Softmax over the last axis where `mask` holds, zero elsewhere; all zero for an empty mask.
+
+    Args:
+        scores: [N, L].
+        mask: [N, L] or [1, L].
+    """
+    scores = tf.where(mask, scores, tf.float32.min)
+    scores -= tf.stop_gradient(tf.reduce_max(scores, axis=-1, keepdims=True))
+    weights = tf.where(mask, tf.exp(scores), 0.0)
+    return tf.math.divide_no_nan(weights, tf.reduce_sum(weights, axis=-1, keepdims=True))
+
+
+def masked_mean(keys: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
+    """Mean of [U, L, d] over the positions where `mask` [U, L] holds; zeros for none."""
+    kept = tf.cast(mask, keys.dtype)[:, :, tf.newaxis]
+    return tf.math.divide_no_nan(tf.reduce_sum(kept * keys, axis=1), tf.reduce_sum(kept, axis=1))

@@ -1,0 +1,132 @@
+"""CM-DCM's third module: the counterfactual transition add-to-cart -> delayed conversion.
+
+The paper (arXiv 2604.21675) names the module; this is our construction. Among clicks without a
+direct purchase (D = 0) let A say whether the click led to a cart, and let L(1), L(0) be the delayed
+purchases that there would be with and without it. The heads are
+
+    e  = P(A = 1 | D = 0, x)        propensity
+    r1 = P(L | do(A = 1), D = 0, x)  r0 = P(L | do(A = 0), D = 0, x)
+
+    p_delayed = (1 - p_direct) * (e r1 + (1 - e) r0)        cart effect tau = r1 - r0
+
+L(1) is seen on carted clicks alone, so r1 and r0 are trained with a risk that stands for all
+clicks with D = 0: with z the logit and w = [in arm] / max(P(arm), clip) without a gradient,
+
+    naive  mean over the arm of BCE(L, z)
+    ipw    mean over D = 0 of w BCE(L, z)
+    snipw  sum of w BCE(L, z) / sum of w
+    dr     mean over D = 0 of BCE(m, z) + w (BCE(L, z) - BCE(m, z))
+
+m = P(L | arm, D = 0, x) is an imputed outcome without a gradient, from a head of its own that is
+trained by the naive risk. BCE is linear in the label, so `dr` is the BCE of the pseudo-outcome
+m + w (L - m) of Robins, Rotnitzky and Zhao (1994): if P(arm) or m is right, its mean given x is
+that of L(arm), and so not only the risk's value but its minimiser is right.
+
+ESCM2 (SIGIR 2022) imputes the error BCE(L, z) instead, by a head of its own that does not know z:
+d + w (BCE(L, z) - d). Its value is doubly robust too, but its gradient for z is that of `ipw`, and
+so is what the outcome head learns.
+
+Identification rests on consistency, positivity and ignorability given x; nothing here can test the
+last one.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import tensorflow as tf
+
+from cmdcm.model.heads import ARM_ESTIMATORS, SPACES, Head, HeadLoss, Labels
+from cmdcm.model.inputs import Tensors
+from cmdcm.model.losses import binary_cross_entropy
+from cmdcm.model.probability import Event, from_logit, mixture
+from cmdcm.model.weights import importance_weights
+
+ARMS = {"1": "carted", "0": "uncarted"}
+"""The arms and their task spaces."""
+
+
+def transition_heads(estimator: str, weight: float) -> list[Head]:
+    """The outcome heads `r1`, `r0` and, for `dr`, the imputed outcomes `i1`, `i0`.
+
+    Args:
+        estimator: One of `ARM_ESTIMATORS`.
+        weight: Weight of each risk in the total.
+    """
+    heads = [Head(f"r{arm}", "delayed", space, weight, estimator) for arm, space in ARMS.items()]
+    if estimator == "dr":
+        heads += [Head(f"i{arm}", "delayed", space, weight, "naive") for arm, space in ARMS.items()]
+    return heads
+
+
+def transition_event(propensity: tf.Tensor, r1: tf.Tensor, r0: tf.Tensor) -> Event:
+    """P(L = 1 | D = 0, x) = e r1 + (1 - e) r0, from the logits, [N] each."""
+    return mixture(from_logit(propensity), from_logit(r1), from_logit(r0))
+
+
+def arm_risk(
+    in_arm: tf.Tensor,
+    space: tf.Tensor,
+    delayed: tf.Tensor,
+    logits: tf.Tensor,
+    probability: tf.Tensor,
+    estimator: str,
+    clip: float,
+    imputed: tf.Tensor | None = None,
+) -> HeadLoss:
+    """Risk of the logits of one arm's outcome.
+
+    Args:
+        in_arm: [N], 1 where the click took this arm; inside `space`.
+        space: [N], 1 on the clicks that the risk stands for, D = 0.
+        delayed: [N], the outcome L; read in the arm only.
+        logits: [N], of the arm's outcome head.
+        probability: [N], P(arm | x); gets no gradient.
+        estimator: One of `ARM_ESTIMATORS`.
+        clip: Lower bound of `probability` in the weights.
+        imputed: [N], logits of the imputed outcome m, for `dr`; get no gradient.
+    """
+    if estimator not in ARM_ESTIMATORS:
+        raise ValueError(f"`estimator` should be one of {ARM_ESTIMATORS}. Received: {estimator}")
+    # Outside the arm the outcome is the other arm's: it counts by weights of zero alone.
+    losses = binary_cross_entropy(delayed, logits)
+    if estimator == "naive":
+        return HeadLoss(losses, in_arm)
+    weights = importance_weights(in_arm, probability, clip).values
+    if estimator == "snipw":
+        return HeadLoss(losses, weights)
+    if estimator == "ipw":
+        return HeadLoss(losses, weights, total=tf.reduce_sum(space))
+    if imputed is None:
+        raise ValueError("`imputed` is needed for the doubly robust estimator. Received: None")
+    outcome = tf.stop_gradient(tf.sigmoid(imputed))
+    return HeadLoss(binary_cross_entropy(outcome + weights * (delayed - outcome), logits), space)
+
+
+def transition_losses(
+    heads: Sequence[Head], logits: Tensors, labels: Labels, clip: float
+) -> dict[str, HeadLoss]:
+    """Losses of the heads among `heads` that are of an arm, as `transition_heads` makes them.
+
+    Args:
+        heads: The model's heads.
+        logits: Of the heads and of `propensity`, [N] each.
+        labels: `cart`, `direct` and `delayed`, [N] each.
+        clip: Lower bound of the propensities in the weights.
+    """
+    losses = {}
+    for head in heads:
+        if head.estimator not in ARM_ESTIMATORS:
+            continue
+        sign = {"carted": 1.0, "uncarted": -1.0}[head.space]
+        risk = arm_risk(
+            head.mask(labels),
+            SPACES["not_direct"](labels),
+            labels[head.label],
+            logits[head.name],
+            tf.sigmoid(sign * logits["propensity"]),
+            head.estimator,
+            clip,
+            logits.get(f"i{head.name[-1]}"),
+        )
+        losses[head.name] = dataclasses.replace(risk, weight=head.weight)
+    return losses

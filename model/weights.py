@@ -1,0 +1,46 @@
+"""Importance weights: every one passes `importance_weights`."""
+
+from typing import NamedTuple
+
+import tensorflow as tf
+
+
+class Weights(NamedTuple):
+    """Importance weights and what to know of them.
+
+    Attributes:
+        values: [N], no gradient.
+        mean: Mean over the rows with a weight.
+        largest: Largest weight.
+        effective: Effective sample size (sum w)^2 / sum w^2 (Kish).
+        clipped: Share of the rows with a weight that met the bound.
+    """
+
+    values: tf.Tensor
+    mean: tf.Tensor
+    largest: tf.Tensor
+    effective: tf.Tensor
+    clipped: tf.Tensor
+
+
+def importance_weights(chosen: tf.Tensor, probability: tf.Tensor, clip: float) -> Weights:
+    """Inverse-probability weights chosen / max(probability, clip), without a gradient.
+
+    Args:
+        chosen: [N], 1 for the rows that were observed under the arm, else 0.
+        probability: [N], the probability to be observed under it.
+        clip: Lower bound of the probability; 1 / clip caps the weights.
+    """
+    chosen = tf.cast(chosen, tf.float32)
+    probability = tf.stop_gradient(probability)
+    values = chosen / tf.maximum(probability, clip)
+    total, count = tf.reduce_sum(values), tf.reduce_sum(chosen)
+    return Weights(
+        values=values,
+        mean=tf.math.divide_no_nan(total, count),
+        largest=tf.reduce_max(values),
+        effective=tf.math.divide_no_nan(tf.square(total), tf.reduce_sum(tf.square(values))),
+        clipped=tf.math.divide_no_nan(
+            tf.reduce_sum(chosen * tf.cast(probability < clip, tf.float32)), count
+        ),
+    )

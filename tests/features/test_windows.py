@@ -1,0 +1,122 @@
+"""The kernels against naive loops."""
+
+from itertools import pairwise
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cmdcm.features.windows import (
+    NEVER,
+    first_at_or_after,
+    group_starts,
+    last_before,
+    running_totals,
+    window_counts,
+)
+
+KINDS = 3
+group_lists = st.lists(
+    st.lists(st.tuples(st.integers(-5, 20), st.integers(-1, KINDS - 1)), max_size=8).map(sorted),
+    min_size=1,
+    max_size=4,
+)
+"""Groups of (time, kind), sorted by time; kind -1 is counted nowhere."""
+
+
+@st.composite
+def grouped_queries(draw):
+    """Groups, and queries (group or -1, instant) of them."""
+    groups = draw(group_lists)
+    queries = st.lists(
+        st.tuples(st.integers(-1, len(groups) - 1), st.integers(-6, 22)), max_size=10
+    )
+    return groups, draw(queries)
+
+
+def flatten(groups):
+    times = np.array([time for group in groups for time, _ in group], np.int64)
+    kinds = np.array([kind for group in groups for _, kind in group], np.int64)
+    numbers = np.repeat(np.arange(len(groups)), [len(group) for group in groups])
+    return times, kinds, group_starts(numbers, len(groups))
+
+
+def columns(queries):
+    pairs = np.array(queries, np.int64).reshape(-1, 2)
+    return np.ascontiguousarray(pairs[:, 0]), np.ascontiguousarray(pairs[:, 1])
+
+
+def entries(groups, group):
+    return [] if group < 0 else groups[group]
+
+
+@given(grouped_queries(), st.lists(st.integers(-3, 30), min_size=1, max_size=4))
+def test_window_counts(case, lengths):
+    groups, queries = case
+    times, kinds, starts = flatten(groups)
+    numbers, until = columns(queries)
+    since = until[:, None] - np.array(lengths, np.int64)
+    got = window_counts(times, running_totals(kinds, KINDS), starts, numbers, until, since)
+    expected = [
+        [
+            sum(k == kind and end - length <= time < end for time, k in entries(groups, group))
+            for kind in range(KINDS)
+            for length in lengths
+        ]
+        for group, end in queries
+    ]
+    assert got.tolist() == expected
+    assert got.shape == (len(queries), KINDS * len(lengths))
+    assert got.dtype == np.int32
+
+
+@given(grouped_queries())
+def test_first_at_or_after(case):
+    groups, queries = case
+    times, _, starts = flatten(groups)
+    expected = [
+        min((time for time, _ in entries(groups, group) if time >= instant), default=NEVER)
+        for group, instant in queries
+    ]
+    assert first_at_or_after(times, starts, *columns(queries)).tolist() == expected
+
+
+@given(grouped_queries(), st.integers(1, 5))
+def test_last_before(case, length):
+    groups, queries = case
+    times, _, starts = flatten(groups)
+    numbers, before = columns(queries)
+    offsets, positions, ages = last_before(times, starts, numbers, before, length)
+    got = [positions[first:end].tolist() for first, end in pairwise(offsets)]
+    expected = []
+    for group, instant in queries:
+        earlier = [n for n, (time, _) in enumerate(entries(groups, group)) if time < instant]
+        first = starts[group] if group >= 0 else 0
+        expected.append([first + n for n in reversed(earlier)][:length])
+    assert got == expected
+    instants = np.repeat([instant for _, instant in queries], np.diff(offsets))
+    assert ages.tolist() == [i - times[p] for i, p in zip(instants, positions, strict=True)]
+    assert offsets.dtype == np.int32
+
+
+@given(group_lists)
+def test_group_starts(groups):
+    _, _, starts = flatten(groups)
+    assert np.diff(starts).tolist() == [len(group) for group in groups]
+    assert starts[0] == 0
+
+
+@given(st.lists(st.integers(-1, KINDS - 1), max_size=20))
+def test_running_totals(kinds):
+    got = running_totals(np.array(kinds, np.int64), KINDS)
+    expected = [[kinds[:n].count(kind) for kind in range(KINDS)] for n in range(len(kinds) + 1)]
+    assert got.tolist() == expected
+
+
+def test_counts_stay_right_where_running_totals_pass_the_largest_int32():
+    top = np.iinfo(np.int32).max
+    prefix = np.array([[top - 1], [top], [-top - 1], [-top]], np.int32)  # wraps around
+    times = np.arange(3)
+    starts = np.array([0, 3])
+    got = window_counts(times, prefix, starts, np.array([0]), np.array([3]), np.array([[0, 1, 2]]))
+    assert got.tolist() == [[3, 2, 1]]

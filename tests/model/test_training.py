@@ -1,0 +1,156 @@
+"""Training from outside: what a run leaves, how it resumes, when it refuses."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from cmdcm.core.config import Config
+from cmdcm.core.errors import DataError, OutputError, TrainingError
+from cmdcm.core.files import verify_manifest
+from cmdcm.features.dataset import ExampleSet
+from cmdcm.model import training
+from cmdcm.model.scoring import predict
+from cmdcm.model.training import MODEL, load_history, load_model, remove_run, train
+
+
+def with_settings(config: Config, **changes: dict) -> Config:
+    sections = {
+        name: getattr(config, name).model_copy(update=values) for name, values in changes.items()
+    }
+    return config.model_copy(update=sections)
+
+
+def weights(directory) -> dict[str, np.ndarray]:
+    return {v.name: v.numpy() for v in load_model(directory / MODEL).weights}
+
+
+@pytest.fixture(scope="module")
+def data(small_world) -> ExampleSet:
+    return ExampleSet.open(small_world.examples, small_world.config.split)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(small_world, data, tmp_path_factory):
+    output = tmp_path_factory.mktemp("runs") / "undisturbed"
+    train(data, output, small_world.config, progress=False)
+    return output
+
+
+def test_a_run_leaves_a_verified_model_its_history_and_tensorboard_logs(undisturbed, small_world):
+    verify_manifest(undisturbed / MODEL)
+    assert Config.load(undisturbed / MODEL / "config.json") == small_world.config
+    history = load_history(undisturbed / MODEL)
+    assert [record["epoch"] for record in history] == list(range(1, len(history) + 1))
+    for head in ("conversion", "direct", "delayed", "cart"):
+        for metric in ("auc", "log_loss", "pcoc"):
+            assert np.isfinite(history[0][f"val_{metric}_{head}"])
+    assert list((undisturbed / "logs").glob("events.*"))
+
+
+@pytest.mark.parametrize("fatal_step", [3, 9])
+def test_an_interrupted_run_ends_with_the_weights_of_an_undisturbed_one(
+    undisturbed, small_world, data, tmp_path, monkeypatch, fatal_step
+):
+    """Killed before and after the first checkpoint, then run again; same seed, same weights."""
+
+    class Killed(BaseException):
+        pass
+
+    class KillAt(training._SaveEvery):
+        steps = 0
+
+        def on_train_batch_end(self, batch, logs=None):
+            KillAt.steps += 1
+            if KillAt.steps == fatal_step:
+                raise Killed
+            super().on_train_batch_end(batch, logs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "_SaveEvery", KillAt)
+        with pytest.raises(Killed):
+            train(data, tmp_path / "run", small_world.config, progress=False)
+    assert not (tmp_path / "run" / MODEL).exists()
+    train(data, tmp_path / "run", small_world.config, progress=False)
+    got, expected = weights(tmp_path / "run"), weights(undisturbed)
+    for name, value in expected.items():
+        np.testing.assert_array_equal(got[name], value, err_msg=name)
+
+
+def test_a_finished_run_is_not_trained_again(undisturbed, small_world, data, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise AssertionError("fit was called")
+
+    monkeypatch.setattr(tf.keras.Model, "fit", refuse)
+    before = weights(undisturbed)
+    train(data, undisturbed, small_world.config, progress=False)
+    for name, value in weights(undisturbed).items():
+        np.testing.assert_array_equal(value, before[name])
+
+
+def test_another_configuration_does_not_go_on_with_a_run(undisturbed, small_world, data):
+    other = with_settings(small_world.config, training={"learning_rate": 0.5})
+    with pytest.raises(OutputError, match="another configuration"):
+        train(data, undisturbed, other, progress=False)
+
+
+def test_early_stopping_keeps_the_best_epoch(small_world, data, tmp_path):
+    # A rate this high overfits at once, so that the first epochs cannot all be the best.
+    config = with_settings(
+        small_world.config, training={"epochs": 6, "learning_rate": 0.05, "patience": 1}
+    )
+    model = train(data, tmp_path / "run", config, progress=False)
+    losses = [r["val_log_loss_conversion"] for r in load_history(tmp_path / "run" / MODEL)]
+    assert len(losses) < 6, "the run should have stopped early"
+    assert losses[-1] > min(losses)
+    frame = predict(model, data.files("validation"), data.spec, data.calendar)
+    p, y = frame["p_conversion"].to_numpy().astype(float), frame["conversion"].to_numpy()
+    log_loss = -np.mean(y * np.log(p) + (1 - y) * np.log(1 - p))
+    assert log_loss == pytest.approx(min(losses), rel=1e-4)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_and_head(
+    small_world, data, tmp_path, monkeypatch
+):
+    original = training.make_model
+
+    def poisoned(spec, config):
+        model = original(spec, config)
+        head_losses = model.head_losses
+
+        def losses(logits, labels):
+            made = head_losses(logits, labels)
+            made["direct"] = made["direct"].__class__(
+                made["direct"].losses * tf.constant(np.nan), made["direct"].weights
+            )
+            return made
+
+        monkeypatch.setattr(model, "head_losses", losses)
+        return model
+
+    monkeypatch.setattr(training, "make_model", poisoned)
+    with pytest.raises(TrainingError, match="head direct is not finite at step 1 of epoch 1"):
+        train(data, tmp_path / "run", small_world.config, progress=False)
+    assert not (tmp_path / "run" / MODEL).exists()
+
+
+def test_a_head_without_a_positive_label_is_named(small_world, tmp_path):
+    examples = tmp_path / "examples"
+    shutil.copytree(small_world.examples, examples)
+    manifest = json.loads((examples / "manifest.json").read_text())
+    for day in manifest["days"].values():
+        day["delayed"] = 0
+    (examples / "manifest.json").write_text(json.dumps(manifest))
+    data = ExampleSet.open(examples, small_world.config.split)
+    with pytest.raises(DataError, match="head 'r1' has 0 positive labels 'delayed'"):
+        train(data, tmp_path / "run", small_world.config, progress=False)
+
+
+def test_overwrite_deletes_runs_alone(tmp_path):
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "file").write_text("x")
+    with pytest.raises(OutputError, match="no training run"):
+        remove_run(tmp_path / "precious")
+    assert (tmp_path / "precious" / "file").exists()

@@ -1,0 +1,288 @@
+"""The REST routes of a running embedded server, and JSON <-> tensors."""
+
+import base64
+import http.client
+import json
+import socket
+from typing import Any
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from tensorflow.core.protobuf import meta_graph_pb2
+
+from cmdcm.core.config import ServingConfig
+from cmdcm.serving.rest_json import parse_request, read_inputs, write_outputs
+from cmdcm.serving.server import EmbeddedServer
+from cmdcm.serving.status import StatusError
+from cmdcm.tests.serving import models
+
+
+class Rest:
+    """One kept-alive connection."""
+
+    def __init__(self, port: int):
+        self.port = port
+        self.connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+
+    def send(self, method, path, body=None, headers=None) -> tuple[int, dict]:
+        if isinstance(body, dict):
+            body = json.dumps(body)
+        self.connection.request(method, path, body, headers or {})
+        response = self.connection.getresponse()
+        assert response.headers["Content-Type"] == "application/json"
+        return response.status, json.loads(response.read())
+
+    def predict(self, body, model="tiny") -> tuple[int, dict]:
+        return self.send("POST", f"/v1/models/{model}:predict", body)
+
+
+@pytest.fixture(scope="module")
+def rest(server):
+    made = Rest(server.rest_port)
+    yield made
+    made.connection.close()
+
+
+@pytest.fixture(scope="module")
+def v1_rest(v1_server):
+    made = Rest(v1_server.rest_port)
+    yield made
+    made.connection.close()
+
+
+def columns(count: int) -> dict[str, Any]:
+    arrays = {**models.user_arrays(), **models.candidate_arrays(count)}
+    return {
+        name: json.loads(json.dumps(array.tolist(), default=lambda value: value.decode()))
+        for name, array in arrays.items()
+    }
+
+
+def test_column_format(rest):
+    code, answer = rest.predict({"signature_name": "score_candidates", "inputs": columns(4)})
+    assert code == 200
+    want = models.expected(models.user_arrays(), models.candidate_arrays(4), 2)
+    assert set(answer["outputs"]) == set(want)
+    for name, values in want.items():
+        np.testing.assert_allclose(answer["outputs"][name], values, atol=1e-6)
+
+
+def test_row_format(rest):
+    row = {name: value[0] for name, value in columns(1).items()}
+    code, answer = rest.predict({"signature_name": "score_candidates", "instances": [row]})
+    assert code == 200
+    want = models.expected(models.user_arrays(), models.candidate_arrays(1), 2)
+    (prediction,) = answer["predictions"]
+    assert prediction == pytest.approx({k: float(v[0]) for k, v in want.items()}, abs=1e-6)
+
+
+def test_bytes_travel_as_b64(rest):
+    example = {"b64": base64.b64encode(b"\xff").decode()}
+    # The bytes arrive, and the graph says that they are no example.
+    for body in ({"instances": [example]}, {"inputs": {"examples": [example, example]}}):
+        code, answer = rest.predict(body)
+        assert code == 400
+        assert "input 'examples'" not in answer["error"]
+
+
+def test_single_input_and_output_need_no_name(v1_rest):
+    code, answer = v1_rest.predict({"instances": [[1, 1], [0, 2]]}, "v1")
+    assert (code, answer) == (200, {"predictions": [[5.0], [6.0]]})
+    code, answer = v1_rest.predict({"inputs": [[1, 1]]}, "v1")
+    assert (code, answer) == (200, {"outputs": [[5.0]]})
+
+
+def test_outputs_named_bytes_are_b64(v1_rest):
+    request = {"signature_name": "lookup", "instances": ["green", {"b64": "/w=="}]}
+    code, answer = v1_rest.predict(request, "v1")
+    assert code == 200
+    assert answer["predictions"] == [
+        {"index": 1, "word_bytes": {"b64": base64.b64encode(b"green").decode()}},
+        {"index": -1, "word_bytes": {"b64": "/w=="}},
+    ]
+
+
+def test_a_version_can_be_named(rest):
+    body = {"signature_name": "score_candidates", "inputs": columns(1)}
+    assert rest.send("POST", "/v1/models/tiny/versions/2:predict", body)[0] == 200
+    assert rest.send("POST", "/v1/models/tiny/versions/1:predict", body)[0] == 404
+
+
+def test_status(rest):
+    entry = {
+        "version": "2",
+        "state": "AVAILABLE",
+        "status": {"error_code": "OK", "error_message": ""},
+    }
+    for path in ("/v1/models/tiny", "/v1/models/tiny/versions/2", "/V1/Models/tiny"):
+        assert rest.send("GET", path) == (200, {"model_version_status": [entry]})
+
+
+def test_metadata(rest):
+    code, answer = rest.send("GET", "/v1/models/tiny/metadata")
+    assert code == 200
+    assert answer["model_spec"] == {"name": "tiny", "signature_name": "", "version": "2"}
+    signatures = answer["metadata"]["signature_def"]["signature_def"]
+    assert signatures["serving_default"]["inputs"]["examples"]["dtype"] == "DT_STRING"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "code"),
+    [
+        ("GET", "/v1/models/other", 404),
+        ("GET", "/v1/models/tiny/versions/77", 404),
+        ("GET", "/v1/models/tiny/versions/99999999999999999999999", 400),
+        ("GET", "/v1/models/tiny/labels/stable", 400),
+        ("GET", "/v1/models/tiny/versions/two", 400),
+        ("GET", "/v1/models", 400),
+        ("GET", "/v1/models/tiny:predict", 400),
+        ("GET", "/elsewhere", 404),
+        ("POST", "/v1/models/other:predict", 404),
+        ("POST", "/v1/models/tiny/labels/stable:predict", 400),
+        ("POST", "/v1/models/tiny:classify", 501),
+        ("POST", "/v1/models/tiny:regress", 501),
+        ("POST", "/v1/models/tiny:guess", 400),
+        ("POST", "/v1/models/tiny", 400),
+        ("PUT", "/v1/models/tiny", 501),
+    ],
+)
+def test_routes_and_codes(rest, method, path, code):
+    fresh = Rest(rest.port)
+    got, answer = fresh.send(method, path, {"inputs": {}})
+    fresh.connection.close()
+    assert got == code
+    assert set(answer) == {"error"}
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("", "JSON Parse error"),
+        ("{", "JSON Parse error"),
+        (b"\xff\xfe", "JSON Parse error"),
+        ("[" * 100_000, "JSON Parse error"),
+        ("[]", "Is not object"),
+        ({}, "exactly one of"),
+        ({"inputs": {}, "instances": []}, "exactly one of"),
+        ({"signature_name": 3, "inputs": {}}, "'signature_name' key must be a string"),
+        ({"signature_name": "other", "inputs": {}}, "not found"),
+        ({"instances": []}, "at least one element"),
+        ({"instances": {}}, "expecting 'instances' to be a list"),
+        ({"instances": [1]}, "not of expected type: string"),
+        ({"instances": ["a", ["b"]]}, "list found at level 1"),
+        ({"instances": ["a", {"examples": "b"}]}, "expecting object at item 0"),
+        ({"instances": [{"b64": "?"}]}, "input 'examples'"),
+        ({"inputs": "\ud800"}, "input 'examples'"),
+        ({"inputs": {"examples": ["a"], "other": 1}}, "Sent extra: {other}"),
+        ({"signature_name": "score_candidates", "inputs": [1]}, "expecting an object"),
+        ({"signature_name": "score_candidates", "instances": [1]}, "expecting an object"),
+        (
+            {"signature_name": "score_candidates", "inputs": {**columns(1), "hour": [1.5]}},
+            "JSON Value: 1.5 is not of expected type: int64",
+        ),
+        (
+            {"signature_name": "score_candidates", "inputs": {**columns(1), "hour": [2**63]}},
+            "not of expected type: int64",
+        ),
+        (
+            {"signature_name": "score_candidates", "inputs": {**columns(1), "hour": [True]}},
+            "JSON Value: true is not of expected type: int64",
+        ),
+        (
+            {"signature_name": "score_candidates", "inputs": {**columns(1), "affinity": [[1]]}},
+            "should have shape [?,2]",
+        ),
+    ],
+)
+def test_bodies_that_do_not_fit(rest, body, message):
+    code, answer = rest.predict(body)
+    assert code == 400
+    assert message in answer["error"]
+
+
+def test_a_body_above_the_limit_is_refused(exports):
+    config = ServingConfig(port=0, rest_port=0, max_message_mb=1)
+    with EmbeddedServer(exports / "v1", "v1", config) as server:
+        rest = Rest(server.rest_port)
+        code, answer = rest.send(
+            "POST", "/v1/models/v1:predict", headers={"Content-Length": str(2 << 20)}
+        )
+        assert code == 429
+        assert "larger than the limit" in answer["error"]
+        assert rest.predict({"instances": [[1, 1]]}, "v1")[0] == 200
+
+
+def test_a_chunked_body_is_refused_and_the_connection_closed(rest):
+    fresh = Rest(rest.port)
+    fresh.connection.request(
+        "POST", "/v1/models/tiny:predict", iter([b"{}"]), {"Transfer-Encoding": "chunked"}
+    )
+    response = fresh.connection.getresponse()
+    assert response.status == 400
+    assert response.headers["Connection"] == "close"
+    assert "Content-Length" in json.loads(response.read())["error"]
+
+
+def test_what_is_not_http_is_answered_in_json(rest):
+    with socket.create_connection(("127.0.0.1", rest.port), timeout=20) as raw:
+        raw.sendall(b"\x16\x03\x01 nonsense\r\n\r\n")
+        answer = raw.makefile("rb").read()
+    assert answer.startswith(b"HTTP/1.1 400")
+    assert b'{"error": ' in answer
+
+
+def signature(**inputs) -> meta_graph_pb2.SignatureDef:
+    made = meta_graph_pb2.SignatureDef()
+    for name, dtype in inputs.items():
+        made.inputs[name].dtype = dtype
+    made.outputs["p"].dtype = 1
+    return made
+
+
+BOTH = signature(a=1, b=7)
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda children: (
+        st.lists(children, max_size=3)
+        | st.dictionaries(st.sampled_from(["a", "b", "b64", "x"]), children, max_size=3)
+    ),
+    max_leaves=10,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.fixed_dictionaries({}, optional={"inputs": json_values, "instances": json_values}),
+    st.sampled_from([BOTH, signature(a=1), signature(b=7), signature(a=9), signature(a=10)]),
+)
+def test_any_json_gives_tensors_or_invalid_argument(request_, wanted):
+    try:
+        inputs = read_inputs(parse_request(json.dumps(request_).encode()), wanted)
+    except StatusError as error:
+        assert error.code.name == "INVALID_ARGUMENT"
+        return
+    assert set(inputs) == set(wanted.inputs)
+
+
+@settings(deadline=None)
+@given(st.lists(st.floats(width=32), min_size=1))
+def test_floats_are_written_with_the_digits_of_their_precision(values):
+    written = write_outputs({"inputs": 1}, {"p": np.array(values, np.float32)}, signature(a=1))
+    back = json.loads(json.dumps(written))["outputs"]
+    np.testing.assert_array_equal(np.array(back, np.float32), np.array(values, np.float32))
+    assert write_outputs({"inputs": 1}, {"p": np.array([0.2], np.float32)}, signature())[
+        "outputs"
+    ] == [0.2]
+
+
+def test_rows_need_a_common_number_of_rows():
+    two = signature(a=1)
+    two.outputs["q"].dtype = 1
+    uneven = {"p": np.zeros(2, np.float32), "q": np.zeros(3, np.float32)}
+    with pytest.raises(StatusError, match="inconsistent batch sizes"):
+        write_outputs({"instances": []}, uneven, two)
+    with pytest.raises(StatusError, match="no shape information"):
+        write_outputs({"instances": []}, {"p": np.array(1, np.float32)}, signature())
+    assert write_outputs({"inputs": []}, uneven, two)["outputs"]["q"] == [0, 0, 0]
