@@ -24,7 +24,7 @@ import pyarrow as pa
 from cmdcm.core.errors import DataError
 from cmdcm.core.files import staged_file
 from cmdcm.features.tfrecord import gzip_writer
-from cmdcm.features.wire import BYTES, COLUMN, FLOAT, INT64, SLACK, write_examples
+from cmdcm.features.wire import BYTES, COLUMN, FLOAT, INT32, INT64, SLACK, write_examples
 
 _LISTS = (
     pa.ListType,
@@ -41,7 +41,10 @@ _STRINGS = (
     pa.string_view(),
     pa.binary_view(),
 )
-_BATCH_ROWS = 8192  # more would leave the processor's caches, fewer cost Python's time a batch
+_NUMBERS = {pa.int64(): INT64, pa.int32(): INT32, pa.float32(): FLOAT}
+_INT32 = (pa.int8(), pa.int16(), pa.int32(), pa.uint8(), pa.uint16(), pa.bool_())
+_BATCH_ROWS = 32_768  # described at once in Python
+_BLOCK_ROWS = 256  # encoded at once: their bytes stay in the processor's cache until written
 
 
 @dataclass(frozen=True)
@@ -123,8 +126,8 @@ def canonical(array: pa.Array, name: str) -> pa.Array | None:
     """Casts a column to the type in which it is encoded.
 
     Returns:
-        An array of int64, float32 or large_binary, or of large_list of one of them, without a
-        copy where the column has that layout; None if the column has no values at all.
+        An array of int64, int32, float32 or large_binary, or of large_list of one of them, without
+        a copy where the column has that layout; None if the column has no values at all.
 
     Raises:
         DataError: As `encode_examples`.
@@ -135,7 +138,9 @@ def canonical(array: pa.Array, name: str) -> pa.Array | None:
         type_ = type_.value_type
     if pa.types.is_null(type_):
         return None
-    if pa.types.is_integer(type_) or pa.types.is_boolean(type_):
+    if type_ in _INT32:
+        target = pa.int32()
+    elif pa.types.is_integer(type_):
         target = pa.int64()
     elif pa.types.is_floating(type_):
         target = pa.float32()
@@ -160,7 +165,7 @@ def canonical(array: pa.Array, name: str) -> pa.Array | None:
 def _encode(
     table: pa.Table | pa.RecordBatch, framed: bool
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yields encoded bytes, valid until the next step, and the offsets of the examples in them."""
+    """Yields blocks of encoded bytes, valid until the next step, and the examples' offsets."""
     if isinstance(table, pa.RecordBatch):
         table = pa.Table.from_batches([table])
     if max((c.num_chunks for c in table.columns), default=0) > 1 + table.num_rows // _BATCH_ROWS:
@@ -180,8 +185,11 @@ def _encode(
         bound += batch.num_rows * SLACK
         if bound > out.size:
             out = np.empty(bound, np.uint8)
-        offsets = write_examples(np.array(columns, COLUMN), batch.num_rows, framed, out)
-        yield out[: offsets[-1]], offsets
+        described = np.array(columns, COLUMN)
+        for first in range(0, batch.num_rows, _BLOCK_ROWS):
+            last = min(first + _BLOCK_ROWS, batch.num_rows)
+            offsets = write_examples(described, first, last, framed, out)
+            yield out[: offsets[-1]], offsets
 
 
 def _prefix(name: str) -> np.ndarray:
@@ -202,12 +210,9 @@ def _describe(array: pa.Array) -> tuple[tuple[int, ...], int]:
         values, lists = array.values, _address(array.buffers()[1]) + 8 * array.offset
         first, last = _offsets(array)[[0, -1]].tolist()
     memory, ends = _address(values.buffers()[-1]), 0
-    if pa.types.is_int64(values.type):
-        kind, bound = INT64, 10 * (last - first)
-        memory += 8 * values.offset
-    elif pa.types.is_float32(values.type):
-        kind, bound = FLOAT, 4 * (last - first)
-        memory += 4 * values.offset
+    if values.type in _NUMBERS:
+        kind, bound = _NUMBERS[values.type], 10 * (last - first)
+        memory += values.type.byte_width * values.offset
     else:
         kind, ends = BYTES, _address(values.buffers()[1]) + 8 * values.offset
         offsets = _offsets(values)

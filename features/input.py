@@ -171,6 +171,8 @@ def examples(
     )
     options = tf.data.Options()
     options.autotune.enabled = False  # its bookkeeping costs a tenth of the whole
+    # `worker` has split the examples; a distribution strategy is not to split them again.
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
     return dataset.prefetch(_PREFETCH).with_options(options)
 
 

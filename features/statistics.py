@@ -133,6 +133,8 @@ class _Column:
         else:
             self.lengths.add(np.ones(len(present), np.int64))
             values = present
+        if values.type == pa.int32():
+            values = values.cast(pa.int64())
         if values.type != _ARROW[self.feature.dtype]:
             raise DataError(
                 f"column {self.feature.name!r} holds {column.type}, "

@@ -29,8 +29,8 @@ from cmdcm.features.lowlevel import (
 )
 from cmdcm.features.tfrecord import FOOTER, HEADER, frame
 
-INT64, FLOAT, BYTES = range(3)
-"""Kinds of a column."""
+INT64, INT32, FLOAT, BYTES = range(4)
+"""Kinds of a column, by the type of its values."""
 
 # Fields of a column's description; the type of an array of them is COLUMN. Addresses may be 0.
 COLUMN = np.dtype(
@@ -38,7 +38,7 @@ COLUMN = np.dtype(
         (name, np.int64)
         for name in (
             "kind",
-            "values",  # address of the int64 or float32 values, or of all strings' bytes
+            "values",  # address of the numbers, or of all strings' bytes
             "ends",  # address of the int64 offsets of the strings
             "lists",  # address of the int64 offsets of the rows' lists; 0: one value a row
             "validity",  # address of the bitmap of rows that are not null; 0: all rows
@@ -52,7 +52,7 @@ COLUMN = np.dtype(
 SLACK = 128
 """Bytes that one example, or one of its features, may need beside its key and its payload."""
 
-_LIST_TAGS = np.array([0x1A, 0x12, 0x0A])  # by kind
+_LIST_TAGS = np.array([0x1A, 0x1A, 0x12, 0x0A])  # by kind
 _ITEM = 0x0A
 
 
@@ -103,24 +103,52 @@ def _union(values: np.ndarray) -> int:
 
 
 @njit(nogil=True, cache=True)
+def _varints_size(values: np.ndarray) -> int:
+    union, count = _union(values), values.size
+    if union < u64(128):
+        return count
+    size = i64(0)
+    if union < u64(1 << 14):  # at most 2 bytes each; a loop of SIMD instructions
+        for i in range(count):
+            size += values[i] >= 128
+        return count + size
+    for i in range(count):
+        size += _varint_size(values[i])
+    return size
+
+
+@njit(nogil=True, cache=True)
+def _varints(at: int, values: np.ndarray, size: int) -> int:
+    """Writes varints of `size` bytes in all and returns the address after them."""
+    count = values.size
+    if size == count:  # all below 128
+        target = carray(pointer(at), (count,), np.uint8)
+        for i in range(count):
+            target[i] = np.uint8(values[i])
+        return at + count
+    if size <= 2 * count and _union(values) < u64(1 << 14):
+        for i in range(count):
+            value = i64(values[i])
+            two = i64(value >= 128)
+            store_u16(at, u64((value & 127) | (two << 7) | (value >> 7 << 8)))
+            at += 1 + two
+        return at
+    for i in range(count):
+        at = _varint(at, values[i])
+    return at
+
+
+@njit(nogil=True, cache=True)
 def _payload_size(kind: int, values: int, ends: int, start: int, count: int) -> int:
     """Returns the bytes of packed numbers, or of the items of a BytesList."""
-    size = i64(0)
     if kind == INT64:
-        integers = carray(pointer(values + 8 * start), (count,), np.int64)
-        union = _union(integers)
-        if union < u64(128):
-            return count
-        if union < u64(1 << 14):  # a loop of SIMD instructions
-            for i in range(count):
-                size += integers[i] >= 128
-            return count + size
-        for i in range(count):
-            size += _varint_size(integers[i])
-        return size
+        return _varints_size(carray(pointer(values + 8 * start), (count,), np.int64))
+    if kind == INT32:
+        return _varints_size(carray(pointer(values + 4 * start), (count,), np.int32))
     if kind == FLOAT:
         return 4 * count
     offsets = carray(pointer(ends + 8 * start), (count + 1,), np.int64)
+    size = i64(0)
     for i in range(count):
         length = offsets[i + 1] - offsets[i]
         size += 1 + _varint_size(length) + length
@@ -131,60 +159,49 @@ def _payload_size(kind: int, values: int, ends: int, start: int, count: int) -> 
 def _payload(at: int, kind: int, values: int, ends: int, start: int, count: int, size: int) -> int:
     """Writes a payload of `size` bytes and returns the address after it."""
     if kind == INT64:
-        integers = carray(pointer(values + 8 * start), (count,), np.int64)
-        if size == count:  # all below 128
-            target = carray(pointer(at), (count,), np.uint8)
-            for i in range(count):
-                target[i] = np.uint8(integers[i])
-        elif size <= 2 * count and _union(integers) < u64(1 << 14):  # at most 2 bytes each
-            for i in range(count):
-                value = integers[i]
-                two = i64(value >= 128)
-                store_u16(at, u64((value & 127) | (two << 7) | (value >> 7 << 8)))
-                at += 1 + two
-            return at
-        else:
-            for i in range(count):
-                at = _varint(at, integers[i])
-            return at
-    elif kind == FLOAT:
+        return _varints(at, carray(pointer(values + 8 * start), (count,), np.int64), size)
+    if kind == INT32:
+        return _varints(at, carray(pointer(values + 4 * start), (count,), np.int32), size)
+    if kind == FLOAT:
         copy(at, values + 4 * start, size)
-    else:
-        offsets = carray(pointer(ends + 8 * start), (count + 1,), np.int64)
-        for i in range(count):
-            length = offsets[i + 1] - offsets[i]
-            at = _head(at, _ITEM, length)
-            copy(at, values + offsets[i], length)
-            at += length
-        return at
-    return at + size
+        return at + size
+    offsets = carray(pointer(ends + 8 * start), (count + 1,), np.int64)
+    for i in range(count):
+        length = offsets[i + 1] - offsets[i]
+        at = _head(at, _ITEM, length)
+        copy(at, values + offsets[i], length)
+        at += length
+    return at
 
 
 @njit(nogil=True, cache=True)
-def write_examples(columns: np.ndarray, rows: int, framed: bool, out: np.ndarray) -> np.ndarray:
+def write_examples(
+    columns: np.ndarray, first: int, last: int, framed: bool, out: np.ndarray
+) -> np.ndarray:
     """Writes rows as protos, one after the other.
 
     Args:
         columns: `COLUMN` [columns]; the memory they point to is the caller's to keep alive.
-        rows: Rows to write, from each column's first.
+        first: First row to write.
+        last: The row after the last one to write.
         framed: Whether to make each proto a TFRecord.
         out: uint8, to be written from its start; the caller makes it large enough: for each row
             `SLACK`, and for each of its features `SLACK`, the prefix rounded up to 8 bytes, and
-            the payload's bound (10 bytes an int64, 4 a float, 11 and its length a string).
+            the payload's bound (10 bytes an integer, 4 a float, 11 and its length a string).
 
     Returns:
-        int64 [rows + 1]: where each example, or record, starts in `out`, and the end of the last.
+        int64 [last - first + 1]: where each example, or record, starts in `out`, and the end of the last.
     """
     features = columns.size
     starts = np.empty(features, np.int64)
     counts = np.empty(features, np.int64)  # values; -1 when the feature is absent
     payload_sizes = np.empty(features, np.int64)
     entry_sizes = np.empty(features, np.int64)
-    offsets = np.empty(rows + 1, np.int64)
+    offsets = np.empty(last - first + 1, np.int64)
     base = i64(out.ctypes.data)
     at = base
     offsets[0] = 0
-    for row in range(rows):
+    for row in range(first, last):
         total = 0
         for i in range(features):
             column = columns[i]
@@ -243,5 +260,5 @@ def write_examples(columns: np.ndarray, rows: int, framed: bool, out: np.ndarray
         if framed:
             frame(example, at - example)
             at += FOOTER
-        offsets[row + 1] = at - base
+        offsets[row - first + 1] = at - base
     return offsets

@@ -187,7 +187,9 @@ class _Run:
             self.output.mkdir(parents=True, exist_ok=True)
             write_json(mark, identity)
         if self.manager.latest_checkpoint:
-            self.manager.checkpoint.restore(self.manager.latest_checkpoint).assert_consumed()
+            # The optimizers make their slots at the first step; these are restored then.
+            status = self.manager.checkpoint.restore(self.manager.latest_checkpoint)
+            status.assert_existing_objects_matched().expect_partial()
             logging.info("resuming at epoch %d, step %d", self.epoch.numpy(), self.step.numpy())
 
     def train(self) -> None:
