@@ -97,10 +97,12 @@ def _start_tfx_bsl(table: pa.Table, path: Path) -> subprocess.Popen:
 
 
 def _as_lists(column: pa.Array, name: str) -> pa.Array:
+    """Returns the column in the types that tfx_bsl takes: large_list of int64 and others."""
     array: pa.Array = canonical(column, name)
-    if isinstance(array, pa.LargeListArray):
-        return array
-    return pa.LargeListArray.from_arrays(np.arange(len(array) + 1), array)
+    if not isinstance(array, pa.LargeListArray):
+        array = pa.LargeListArray.from_arrays(np.arange(len(array) + 1), array)
+    is_int32 = array.type.value_type == pa.int32()
+    return array.cast(pa.large_list(pa.int64())) if is_int32 else array
 
 
 def _seconds_of(worker: subprocess.Popen) -> Callable[[], float]:

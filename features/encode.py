@@ -171,7 +171,7 @@ def _encode(
     if max((c.num_chunks for c in table.columns), default=0) > 1 + table.num_rows // _BATCH_ROWS:
         table = table.combine_chunks()
     prefixes = [_prefix(name) for name in table.column_names]
-    out = np.empty(0, np.uint8)
+    scratch = out = np.empty(0, np.uint8)
     for batch in table.to_batches(max_chunksize=_BATCH_ROWS):
         arrays, columns, bound = [], [], SLACK
         for name, array, prefix in zip(batch.schema.names, batch.columns, prefixes, strict=True):
@@ -184,11 +184,11 @@ def _encode(
             bound += payload_bound + len(array) * (SLACK + len(prefix))
         bound += batch.num_rows * SLACK
         if bound > out.size:
-            out = np.empty(bound, np.uint8)
+            scratch, out = np.empty(bound, np.uint8), np.empty(bound, np.uint8)
         described = np.array(columns, COLUMN)
         for first in range(0, batch.num_rows, _BLOCK_ROWS):
             last = min(first + _BLOCK_ROWS, batch.num_rows)
-            offsets = write_examples(described, first, last, framed, out)
+            offsets = write_examples(described, first, last, framed, scratch, out)
             yield out[: offsets[-1]], offsets
 
 

@@ -1,8 +1,9 @@
 """Compiled writer of tf.train.Example protos, straight from the memory of Arrow columns.
 
-It knows the size of everything before writing it, so each byte is written once and each length has
-its shortest form. Wire format: protobuf.dev/programming-guides/encoding, and
-tensorflow/core/example/{example,feature}.proto:
+A few rows at a time, the payloads go column by column into a scratch space, which reads memory in
+its order. Then all sizes are known, and the examples are put together row by row, each length in
+its shortest form. Both spaces stay in the processor's cache. Wire format:
+protobuf.dev/programming-guides/encoding, tensorflow/core/example/{example,feature}.proto:
 
     Example    0A <size> entry*             one entry a feature that is present
     entry      0A <size> 0A <size> key 12 <size> Feature
@@ -48,6 +49,11 @@ COLUMN = np.dtype(
         )
     ]
 )
+
+# A feature whose payload is in the scratch space: its address, its size or -1 when the feature is
+# absent, and the size of the map entry.
+_CELL = np.dtype([(name, np.int64) for name in ("address", "payload", "entry")])
+_ROWS = 64  # put together at a time
 
 SLACK = 128
 """Bytes that one example, or one of its features, may need beside its key and its payload."""
@@ -103,30 +109,14 @@ def _union(values: np.ndarray) -> int:
 
 
 @njit(nogil=True, cache=True)
-def _varints_size(values: np.ndarray) -> int:
+def _varints(at: int, values: np.ndarray) -> int:
     union, count = _union(values), values.size
     if union < u64(128):
-        return count
-    size = i64(0)
-    if union < u64(1 << 14):  # at most 2 bytes each; a loop of SIMD instructions
-        for i in range(count):
-            size += values[i] >= 128
-        return count + size
-    for i in range(count):
-        size += _varint_size(values[i])
-    return size
-
-
-@njit(nogil=True, cache=True)
-def _varints(at: int, values: np.ndarray, size: int) -> int:
-    """Writes varints of `size` bytes in all and returns the address after them."""
-    count = values.size
-    if size == count:  # all below 128
         target = carray(pointer(at), (count,), np.uint8)
         for i in range(count):
             target[i] = np.uint8(values[i])
         return at + count
-    if size <= 2 * count and _union(values) < u64(1 << 14):
+    if union < u64(1 << 14):  # at most two bytes each
         for i in range(count):
             value = i64(values[i])
             two = i64(value >= 128)
@@ -139,32 +129,15 @@ def _varints(at: int, values: np.ndarray, size: int) -> int:
 
 
 @njit(nogil=True, cache=True)
-def _payload_size(kind: int, values: int, ends: int, start: int, count: int) -> int:
-    """Returns the bytes of packed numbers, or of the items of a BytesList."""
+def _payload(at: int, kind: int, values: int, ends: int, start: int, count: int) -> int:
+    """Writes packed numbers, or the items of a BytesList; returns the address after them."""
     if kind == INT64:
-        return _varints_size(carray(pointer(values + 8 * start), (count,), np.int64))
+        return _varints(at, carray(pointer(values + 8 * start), (count,), np.int64))
     if kind == INT32:
-        return _varints_size(carray(pointer(values + 4 * start), (count,), np.int32))
+        return _varints(at, carray(pointer(values + 4 * start), (count,), np.int32))
     if kind == FLOAT:
-        return 4 * count
-    offsets = carray(pointer(ends + 8 * start), (count + 1,), np.int64)
-    size = i64(0)
-    for i in range(count):
-        length = offsets[i + 1] - offsets[i]
-        size += 1 + _varint_size(length) + length
-    return size
-
-
-@njit(nogil=True, cache=True)
-def _payload(at: int, kind: int, values: int, ends: int, start: int, count: int, size: int) -> int:
-    """Writes a payload of `size` bytes and returns the address after it."""
-    if kind == INT64:
-        return _varints(at, carray(pointer(values + 8 * start), (count,), np.int64), size)
-    if kind == INT32:
-        return _varints(at, carray(pointer(values + 4 * start), (count,), np.int32), size)
-    if kind == FLOAT:
-        copy(at, values + 4 * start, size)
-        return at + size
+        copy(at, values + 4 * start, 4 * count)
+        return at + 4 * count
     offsets = carray(pointer(ends + 8 * start), (count + 1,), np.int64)
     for i in range(count):
         length = offsets[i + 1] - offsets[i]
@@ -175,8 +148,79 @@ def _payload(at: int, kind: int, values: int, ends: int, start: int, count: int,
 
 
 @njit(nogil=True, cache=True)
+def _column_payloads(
+    at: int, columns: np.ndarray, i: int, first: int, last: int, cells: np.ndarray
+) -> int:
+    """Writes the payloads of rows of column `i`; returns the address after them."""
+    column = columns[i]
+    for row in range(first, last):
+        cell = cells[row - first, i]
+        cell.payload = -1
+        if column.validity != 0:
+            bit = column.first_bit + row
+            if not (load_u8(column.validity + (bit >> 3)) >> u64(bit & 7)) & u64(1):
+                continue
+        start, count = row, 1
+        if column.lists != 0:
+            start = i64(load_u64(column.lists + 8 * row))
+            count = i64(load_u64(column.lists + 8 * row + 8)) - start
+        cell.address = at
+        if count == 1 and column.kind == INT64:
+            at = _varint(at, i64(load_u64(column.values + 8 * start)))
+        else:
+            at = _payload(at, column.kind, column.values, column.ends, start, count)
+        payload = at - cell.address
+        size = payload
+        if payload > 0 and column.kind != BYTES:
+            size += 1 + _varint_size(payload)
+        size += 1 + _varint_size(size)
+        cell.payload = payload
+        cell.entry = column.prefix_size + _varint_size(size) + size
+    return at
+
+
+@njit(nogil=True, cache=True)
+def _example(at: int, columns: np.ndarray, cells: np.ndarray) -> int:
+    """Puts one example together and returns the address after it."""
+    total = 0
+    for i in range(columns.size):
+        if cells[i].payload >= 0:
+            total += 1 + _varint_size(cells[i].entry) + cells[i].entry
+    at = _head(at, 0x0A, total)
+    for i in range(columns.size):
+        cell, column = cells[i], columns[i]
+        payload = cell.payload
+        if payload < 0:
+            continue
+        at = _head(at, 0x0A, cell.entry)
+        done = 0
+        while done < column.prefix_size:
+            store_u64(at + done, load_u64(column.prefix + done))
+            done += 8
+        at += column.prefix_size
+        packed = payload > 0 and column.kind != BYTES
+        if packed and payload < 124:  # every size takes one byte: one word of all tags
+            tags = (payload + 4) | _LIST_TAGS[column.kind] << 8 | (payload + 2) << 16
+            store_u64(at, u64(tags | _ITEM << 24 | payload << 32))
+            at += 5
+        else:
+            size = payload + (1 + _varint_size(payload) if packed else 0)
+            at = _varint(at, 1 + _varint_size(size) + size)
+            at = _head(at, _LIST_TAGS[column.kind], size)
+            if packed:
+                at = _head(at, _ITEM, payload)
+        if payload <= 16:
+            store_u64(at, load_u64(cell.address))
+            store_u64(at + 8, load_u64(cell.address + 8))
+        else:
+            copy(at, cell.address, payload)
+        at += payload
+    return at
+
+
+@njit(nogil=True, cache=True)
 def write_examples(
-    columns: np.ndarray, first: int, last: int, framed: bool, out: np.ndarray
+    columns: np.ndarray, first: int, last: int, framed: bool, scratch: np.ndarray, out: np.ndarray
 ) -> np.ndarray:
     """Writes rows as protos, one after the other.
 
@@ -185,80 +229,30 @@ def write_examples(
         first: First row to write.
         last: The row after the last one to write.
         framed: Whether to make each proto a TFRecord.
+        scratch: uint8, as large as `out`.
         out: uint8, to be written from its start; the caller makes it large enough: for each row
             `SLACK`, and for each of its features `SLACK`, the prefix rounded up to 8 bytes, and
             the payload's bound (10 bytes an integer, 4 a float, 11 and its length a string).
 
     Returns:
-        int64 [last - first + 1]: where each example, or record, starts in `out`, and the end of the last.
+        int64 [last - first + 1]: where each example, or record, starts in `out`, and the end of
+        the last.
     """
-    features = columns.size
-    starts = np.empty(features, np.int64)
-    counts = np.empty(features, np.int64)  # values; -1 when the feature is absent
-    payload_sizes = np.empty(features, np.int64)
-    entry_sizes = np.empty(features, np.int64)
+    cells = np.empty((_ROWS, columns.size), _CELL)
     offsets = np.empty(last - first + 1, np.int64)
     base = i64(out.ctypes.data)
     at = base
     offsets[0] = 0
-    for row in range(first, last):
-        total = 0
-        for i in range(features):
-            column = columns[i]
-            kind = column.kind
-            counts[i] = -1
-            if column.validity != 0:
-                bit = column.first_bit + row
-                if not (load_u8(column.validity + (bit >> 3)) >> u64(bit & 7)) & u64(1):
-                    continue
-            start, count = row, 1
-            if column.lists != 0:
-                start = i64(load_u64(column.lists + 8 * row))
-                count = i64(load_u64(column.lists + 8 * row + 8)) - start
-            if count == 1 and kind == INT64:
-                payload = _varint_size(i64(load_u64(column.values + 8 * start)))
-            else:
-                payload = _payload_size(kind, column.values, column.ends, start, count)
-            size = payload
-            if size > 0 and kind != BYTES:
-                size += 1 + _varint_size(size)
-            size += 1 + _varint_size(size)
-            size += _varint_size(size) + column.prefix_size
-            starts[i], counts[i] = start, count
-            payload_sizes[i], entry_sizes[i] = payload, size
-            total += 1 + _varint_size(size) + size
-        if framed:
-            at += HEADER
-        example = at
-        at = _head(at, 0x0A, total)
-        for i in range(features):
-            if counts[i] < 0:
-                continue
-            column = columns[i]
-            kind, payload, start, count = column.kind, payload_sizes[i], starts[i], counts[i]
-            at = _head(at, 0x0A, entry_sizes[i])
-            done = 0
-            while done < column.prefix_size:
-                store_u64(at + done, load_u64(column.prefix + done))
-                done += 8
-            at += column.prefix_size
-            packed = payload > 0 and kind != BYTES
-            if packed and payload < 124:  # every size takes one byte: one word of all tags
-                tags = (payload + 4) | _LIST_TAGS[kind] << 8 | (payload + 2) << 16
-                store_u64(at, u64(tags | _ITEM << 24 | payload << 32))
-                at += 5
-            else:
-                size = payload + (1 + _varint_size(payload) if packed else 0)
-                at = _varint(at, 1 + _varint_size(size) + size)
-                at = _head(at, _LIST_TAGS[kind], size)
-                if packed:
-                    at = _head(at, _ITEM, payload)
-            if count == 1 and kind == INT64:
-                at = _varint(at, i64(load_u64(column.values + 8 * start)))
-            else:
-                at = _payload(at, kind, column.values, column.ends, start, count, payload)
-        if framed:
-            frame(example, at - example)
-            at += FOOTER
-        offsets[row - first + 1] = at - base
+    for begin in range(first, last, _ROWS):
+        end = min(begin + _ROWS, last)
+        free = i64(scratch.ctypes.data)
+        for i in range(columns.size):
+            free = _column_payloads(free, columns, i, begin, end, cells)
+        for row in range(begin, end):
+            example = at + HEADER if framed else at
+            at = _example(example, columns, cells[row - begin])
+            if framed:
+                frame(example, at - example)
+                at += FOOTER
+            offsets[row - first + 1] = at - base
     return offsets
