@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 
 from cmdcm.datasets.calendar import PromotionCalendar
-from cmdcm.features.input import examples
+from cmdcm.features.input import examples, input_errors
 from cmdcm.features.spec import FeatureSpec
 from cmdcm.model.base import RankingModel
 
@@ -44,10 +44,12 @@ def predict(
     columns = [f.name for f in spec.inputs]
     columns += [name for name in KEPT if name not in columns]
     parts = []
-    for batch in examples(files, spec, batch_size=batch_size, columns=columns):
-        scores = model.scorer({f.name: batch[f.name] for f in spec.inputs})
-        kept = {name: _column(batch[name].numpy()) for name in KEPT}
-        parts.append(pl.DataFrame(kept | {name: value.numpy() for name, value in scores.items()}))
+    with input_errors(files):
+        for batch in examples(files, spec, batch_size=batch_size, columns=columns):
+            scores = model.scorer({f.name: batch[f.name] for f in spec.inputs})
+            kept = {name: _column(batch[name].numpy()) for name in KEPT}
+            kept |= {name: pl.Series(value.numpy()) for name, value in scores.items()}
+            parts.append(pl.DataFrame(kept))
     frame = pl.concat(parts)
     days = calendar.local_days(frame["click_time_ms"].to_numpy())
     return frame.with_columns(pl.Series("day", days.astype("datetime64[ms]")).cast(pl.Date))

@@ -23,7 +23,7 @@ from cmdcm.core.files import output_errors, read_json, staged_directory, write_j
 from cmdcm.core.progress import progress_bar
 from cmdcm.features.columns import LABELS
 from cmdcm.features.dataset import ExampleSet
-from cmdcm.features.input import examples
+from cmdcm.features.input import examples, input_errors
 from cmdcm.features.spec import FeatureSpec
 from cmdcm.model.base import RankingModel
 from cmdcm.model.metrics import auc, log_loss, pcoc
@@ -73,14 +73,16 @@ def train(data: ExampleSet, output: Path, config: Config, *, progress: bool = Tr
 def build_model(data: ExampleSet, config: Config) -> RankingModel:
     """Builds the configured model: all its variables, and the scale of the numeric inputs."""
     model = make_model(data.spec, config.model)
+    files = data.files("train")
     batches = examples(
-        data.files("train"),
+        files,
         data.spec,
         batch_size=ADAPT_EXAMPLES,
         shuffle_seed=config.seed,
         shuffle_buffer=ADAPT_EXAMPLES,
     )
-    batch = next(iter(batches))
+    with input_errors(files):
+        batch = next(iter(batches))
     model.compute_loss({name: value[:2] for name, value in batch.items()})
     model.reset_metrics()
     model.adapt(batch)
@@ -197,34 +199,40 @@ class _Run:
         log = tf.summary.create_file_writer(str(self.output / "logs"))
         training = self.config.training
         while self.epoch < training.epochs and self.bad_epochs < training.patience:
-            epoch, seen = int(self.epoch.numpy()), int(self.step.numpy())
-            batches = examples(
-                self.data.files("train"),
-                self.data.spec,
-                batch_size=training.batch_size,
-                columns=[*(f.name for f in self.data.spec.inputs), *LABELS],
-                shuffle_seed=self.config.seed,
-                epoch=epoch,
-                shuffle_buffer=training.shuffle_buffer,
-                skip_batches=seen,
-            ).apply(tf.data.experimental.assert_cardinality(self.steps - seen))
-            record: dict[str, float] = {"epoch": epoch + 1}
-            if seen < self.steps:
-                fitted = self.model.fit(
-                    batches,
-                    initial_epoch=epoch,
-                    epochs=epoch + 1,
-                    verbose=0,
-                    callbacks=[_StopOnNonFinite(self), _SaveEvery(self), *self.progress()],
-                )
-                record |= {k: float(v[-1]) for k, v in fitted.history.items()}
-            record |= self.validate()
+            epoch = int(self.epoch.numpy())
+            record = {"epoch": epoch + 1.0} | self.fit_epoch(epoch) | self.validate()
             self.finish_epoch(record)
             with log.as_default(step=epoch + 1):
                 for name, value in record.items():
                     tf.summary.scalar(name, value)
             log.flush()
             logging.info("epoch %d: %s", epoch + 1, summary(record))
+
+    def fit_epoch(self, epoch: int) -> dict[str, float]:
+        """Trains on what is left of an epoch; returns the means that training tracks."""
+        seen, training = int(self.step.numpy()), self.config.training
+        if seen == self.steps:
+            return {}
+        files = self.data.files("train")
+        batches = examples(
+            files,
+            self.data.spec,
+            batch_size=training.batch_size,
+            columns=[*(f.name for f in self.data.spec.inputs), *LABELS],
+            shuffle_seed=self.config.seed,
+            epoch=epoch,
+            shuffle_buffer=training.shuffle_buffer,
+            skip_batches=seen,
+        ).apply(tf.data.experimental.assert_cardinality(self.steps - seen))
+        with input_errors(files):
+            fitted = self.model.fit(
+                batches,
+                initial_epoch=epoch,
+                epochs=epoch + 1,
+                verbose=0,
+                callbacks=[_StopOnNonFinite(self), _SaveEvery(self), *self.progress()],
+            )
+        return {name: float(values[-1]) for name, values in fitted.history.items()}
 
     def validate(self) -> dict[str, float]:
         """Returns AUC, log loss and PCOC of every predicted head on the validation split."""

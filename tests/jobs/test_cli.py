@@ -15,7 +15,7 @@ from cmdcm.core.files import verify_manifest
 from cmdcm.jobs import main as cli
 from cmdcm.tests.conftest import SMALL
 
-TAOBAO = "1,10,5,pv,1511600000\n1,10,5,cart,1511600100\n1,10,5,buy,1512200000\n"
+TAOBAO = "1,10,5,pv,1511600000\n1,10,5,cart,1511600100\n1,10,5,buy,1512300000\n"
 
 
 @pytest.fixture(autouse=True)

@@ -151,6 +151,18 @@ def test_a_head_without_a_positive_label_is_named(small_world, tmp_path):
         train(data, tmp_path / "run", small_world.config, progress=False)
 
 
+def test_a_corrupted_shard_is_named_with_its_offset(small_world, tmp_path):
+    examples = tmp_path / "examples"
+    shutil.copytree(small_world.examples, examples)
+    data = ExampleSet.open(examples, small_world.config.split)
+    shard = data.files("train")[-1]
+    content = bytearray(shard.read_bytes())
+    content[-100] ^= 1
+    shard.write_bytes(content)
+    with pytest.raises(DataError, match=rf"{shard.parent.name}.*{shard.name}.*\d"):
+        train(data, tmp_path / "run", small_world.config, progress=False)
+
+
 def test_overwrite_deletes_runs_alone(tmp_path):
     (tmp_path / "precious").mkdir()
     (tmp_path / "precious" / "file").write_text("x")
