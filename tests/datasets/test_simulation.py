@@ -1,7 +1,6 @@
 """The parts of the simulated world against hand-made numbers and independent formulas."""
 
 from dataclasses import fields, replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +16,7 @@ from cmdcm.datasets.simulation.delays import CART, DIRECT, REPEAT, RETURN, SIGN,
 from cmdcm.datasets.simulation.population import Items, Users, draw_items, draw_users
 from cmdcm.datasets.simulation.timeline import BEFORE, DURING, OUTSIDE, Timeline, build_timeline
 from cmdcm.datasets.simulation.visits import Visits, draw_visits
+from cmdcm.tests.checkout import ROOT
 
 ZONE = "Asia/Shanghai"
 
@@ -197,19 +197,6 @@ def test_the_equations_by_hand(visits: Visits, x: dict[str, np.ndarray], users: 
         - 0.3 * item["dear"]
     )
     assert p.r1[row] == pytest.approx(1 / (1 + np.exp(3.0 - score)))
-
-
-def test_the_handbook_has_the_coefficients_of_the_code():
-    text = (Path(__file__).parents[2] / "docs" / "simulator.md").read_text(encoding="utf-8")
-    table = text.split("| term | D | A | r1 | r0 |\n|---|---|---|---|---|\n")[1].split("\n\n")[0]
-    equations = ("direct", "cart", "carted", "uncarted")
-    documented: dict[str, dict[str, float]] = {name: {} for name in equations}
-    for line in table.splitlines():
-        term, *cells = (cell.strip() for cell in line.strip("|").split("|"))
-        for name, cell in zip(equations, cells, strict=True):
-            if cell:
-                documented[name][term] = float(cell)
-    assert documented == {name: outcomes.EFFECTS[name] for name in equations}
 
 
 def test_only_seasons_have_delayed_purchases(visits: Visits, x: dict[str, np.ndarray]):
