@@ -16,7 +16,6 @@ from cmdcm.datasets.simulation.delays import CART, DIRECT, REPEAT, RETURN, SIGN,
 from cmdcm.datasets.simulation.population import Items, Users, draw_items, draw_users
 from cmdcm.datasets.simulation.timeline import BEFORE, DURING, OUTSIDE, Timeline, build_timeline
 from cmdcm.datasets.simulation.visits import Visits, draw_visits
-from cmdcm.tests.checkout import ROOT
 
 ZONE = "Asia/Shanghai"
 
