@@ -42,7 +42,7 @@ test: venv ## all tests
 	@$(VENV)/bin/python -m pytest $(PYTEST_FLAGS)
 
 demo: venv ## raw events to a scored request, in out/demo
-	@$(VENV)/bin/cmdcm demo --output out/demo
+	@$(VENV)/bin/cmdcm demo --output out/demo --overwrite
 
 bench-%: venv FORCE ## one benchmark: bench-NAME runs benchmarks/bench_NAME.py
 	@$(VENV)/bin/python -m cmdcm.benchmarks.bench_$(subst -,_,$*)
