@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 import tensorflow as tf
 
-from cmdcm.core.config import Config
+from cmdcm.core.config import Config, presets
 from cmdcm.core.errors import ConfigError, OutputError, ServingError
 from cmdcm.export.publish import TOLERANCE
 from cmdcm.export.warmup import requests
@@ -34,10 +34,9 @@ MARK = ".cmdcm-demo"
 
 def default_preset(args: argparse.Namespace) -> str:
     """The preset of the raw format, or of the demo's own world."""
-    presets = {"taobao", "tianchi", "tmall", "rees46"}
     if args.format is None:
         return "demo"
-    return str(args.format) if args.format in presets else "default"
+    return str(args.format) if args.format in presets() else "default"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -8,8 +8,6 @@ from cmdcm.core.config import Config
 from cmdcm.core.progress import track_progress
 from cmdcm.datasets import simulator
 
-NAME = "simulate"
-HELP = "simulate users, items and promotions: an event log with known true probabilities"
 KINDS = ("click", "micro", "favourite", "cart", "purchase")
 EXAMPLE = "cmdcm simulate --output out/world --set simulate.events=200000"
 

@@ -57,10 +57,8 @@ def test_the_demo_goes_from_raw_events_to_a_scored_request(tmp_path, capsys):
     }
     assert min(losses, key=lambda name: losses[name]) == "oracle"
 
-    scores = tmp_path / "scores.parquet"
     rows = pl.read_parquet(output / "evaluation" / "predictions-cmdcm.parquet")
     assert np.allclose(rows["p_direct"] + rows["p_delayed"], rows["p_conversion"], atol=1e-6)
-    assert not scores.exists()
 
     assert cmdcm("demo", "--output", output, *settings()) == 7
     assert "--overwrite" in capsys.readouterr().err
