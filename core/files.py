@@ -11,11 +11,14 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from upath import UPath
+
 from cmdcm.core.errors import DataError, OutputError
+from cmdcm.core.locations import Location
 
 MANIFEST = "manifest.json"
 _CHUNK = 1 << 20
@@ -30,7 +33,7 @@ _UNWRITABLE = (
 )
 
 
-def sha256(path: Path) -> str:
+def sha256(path: Location) -> str:
     """Returns the hexadecimal SHA-256 of a file's bytes."""
     digest = hashlib.sha256()
     with path.open("rb") as stream:
@@ -40,7 +43,7 @@ def sha256(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def output_errors(target: Path) -> Iterator[None]:
+def output_errors(target: Location) -> Iterator[None]:
     """Turns the operating system's write errors into an `OutputError` that names `target`."""
     try:
         yield
@@ -55,6 +58,18 @@ def output_errors(target: Path) -> Iterator[None]:
         raise
 
 
+def check_free(target: Location, *, overwrite: bool) -> None:
+    """Refuses an output that exists.
+
+    Raises:
+        OutputError: It exists and is not an empty directory, and `overwrite` is not set.
+    """
+    if target.exists() and not target.is_dir():
+        raise OutputError(f"cannot write {target}: a file of that name is in the way")
+    if not overwrite and target.exists() and any(target.iterdir()):
+        raise OutputError(f"{target} exists and is not empty; pass --overwrite or another path")
+
+
 @contextlib.contextmanager
 def staged_directory(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
     """Yields a staging directory that becomes `target` when the block ends without an error.
@@ -67,10 +82,7 @@ def staged_directory(target: Path, *, overwrite: bool = False) -> Iterator[Path]
         OutputError: `target` exists (without `overwrite`), cannot be written, or the disk is full.
     """
     target = Path(target).resolve()  # a link to a directory stays a link
-    if target.exists() and not target.is_dir():
-        raise OutputError(f"cannot write {target}: a file of that name is in the way")
-    if target.exists() and not overwrite and any(target.iterdir()):
-        raise OutputError(f"{target} exists and is not empty; pass --overwrite or another path")
+    check_free(target, overwrite=overwrite)
     staging = target.with_name(f".{target.name}.staging-{os.getpid()}")
     with output_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -79,21 +91,66 @@ def staged_directory(target: Path, *, overwrite: bool = False) -> Iterator[Path]
     try:
         with output_errors(target):
             yield staging
-            _sync_tree(staging)
-            if target.exists():
-                old = target.with_name(f".{target.name}.old-{os.getpid()}")
-                target.rename(old)
-                try:
-                    staging.rename(target)
-                except OSError:
-                    old.rename(target)
-                    raise
-                shutil.rmtree(old, ignore_errors=True)
-            else:
-                staging.rename(target)
-            _sync(target.parent)
+            publish_directory(staging, target)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def upload(directory: Path, target: UPath, *, overwrite: bool, present: Iterable[str] = ()) -> None:
+    """Copies a finished local directory; its manifest comes last and makes it visible as a whole.
+
+    Args:
+        directory: What to copy.
+        target: Where to; all other files there are deleted.
+        overwrite: Replace an existing `target`; otherwise its presence is an error.
+        present: Relative paths of files that are in `target` already, and stay.
+
+    Raises:
+        OutputError: `target` exists (without `overwrite`), or cannot be written.
+    """
+    check_free(target, overwrite=overwrite)
+    names = sorted(
+        file.relative_to(directory).as_posix() for file in directory.rglob("*") if file.is_file()
+    )
+    names.sort(key=lambda name: name == MANIFEST)
+    try:
+        if (target / MANIFEST).exists():
+            (target / MANIFEST).unlink()
+        kept = {str(target / name) for name in (*names, *present)}
+        for old in list(target.rglob("*")) if target.exists() else []:
+            if str(old) not in kept and old.is_file():
+                old.unlink()
+        for name in names:
+            put_file(directory / name, target / name)
+    except OSError as error:
+        raise OutputError(f"cannot write {target}: {error}") from error
+
+
+def put_file(source: Path, target: Location) -> None:
+    """Puts a complete local file where it belongs; for a path that is on the same file system."""
+    if isinstance(target, Path):
+        target.parent.mkdir(exist_ok=True)
+        source.replace(target)
+    else:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.fs.put_file(str(source), target.path)
+
+
+def publish_directory(staging: Path, target: Path) -> None:
+    """Flushes a complete directory to disk and renames it to `target`, which it replaces."""
+    _sync_tree(staging)
+    if target.exists():
+        old = target.with_name(f".{target.name}.old-{os.getpid()}")
+        target.rename(old)
+        try:
+            staging.rename(target)
+        except OSError:
+            old.rename(target)
+            raise
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        staging.rename(target)
+    _sync(target.parent)
 
 
 @contextlib.contextmanager
@@ -117,10 +174,10 @@ def write_json(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def read_json(path: Path, what: str) -> Any:
+def read_json(path: Location, what: str) -> Any:
     """Reads a JSON file; `what` names it in the error when it is absent or malformed."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise DataError(f"{what} not found at {path}") from error
     except OSError as error:
@@ -129,20 +186,42 @@ def read_json(path: Path, what: str) -> Any:
         raise DataError(f"{what} at {path} is not valid JSON: {error}") from error
 
 
-def write_manifest(directory: Path, description: Mapping[str, Any]) -> None:
-    """Writes `manifest.json`: `description`, and size and SHA-256 of every file there is."""
+def write_manifest(
+    directory: Path,
+    description: Mapping[str, Any],
+    hashed: Mapping[str, Mapping[str, Any]] | None = None,
+) -> None:
+    """Writes `manifest.json`: `description`, and size and SHA-256 of every file there is.
+
+    Args:
+        directory: The directory to describe.
+        description: What else the manifest says.
+        hashed: By relative path, `bytes` and `sha256` of files that need not be read again, or
+            lie in a remote directory that this one is to complete.
+    """
+    known = hashed or {}
     files = {
-        path.relative_to(directory).as_posix(): {
-            "bytes": path.stat().st_size,
-            "sha256": sha256(path),
-        }
-        for path in sorted(directory.rglob("*"))
-        if path.is_file() and path != directory / MANIFEST
+        name: dict(known[name]) if name in known else describe_file(directory / name)
+        for name in sorted(_names(directory) | set(known))
     }
     write_json(directory / MANIFEST, {**description, "files": files})
 
 
-def read_manifest(directory: Path, kind: str) -> dict[str, Any]:
+def describe_file(path: Location) -> dict[str, Any]:
+    """Returns `bytes` and `sha256` of a file."""
+    return {"bytes": path.stat().st_size, "sha256": sha256(path)}
+
+
+def _names(directory: Path) -> set[str]:
+    """Returns the paths of all files below a directory but its manifest."""
+    return {
+        path.relative_to(directory).as_posix()
+        for path in directory.rglob("*")
+        if path.is_file() and path != directory / MANIFEST
+    }
+
+
+def read_manifest(directory: Location, kind: str) -> dict[str, Any]:
     """Reads a directory's manifest and checks that it describes a `kind` of artefact."""
     manifest = _read_manifest(directory, f"manifest of the {kind}")
     if manifest.get("kind") != kind:
@@ -158,11 +237,7 @@ def verify_manifest(directory: Path) -> None:
     """
     directory = Path(directory)
     listed = _read_manifest(directory, "manifest")["files"]
-    present = {
-        path.relative_to(directory).as_posix()
-        for path in directory.rglob("*")
-        if path.is_file() and path != directory / MANIFEST
-    }
+    present = _names(directory)
     faults = [f"{name}: missing" for name in sorted(set(listed) - present)]
     faults += [f"{name}: not in the manifest" for name in sorted(present - set(listed))]
     for name in sorted(present & set(listed)):
@@ -172,8 +247,8 @@ def verify_manifest(directory: Path) -> None:
         raise DataError(f"{directory} does not match its manifest: {'; '.join(faults[:10])}")
 
 
-def _read_manifest(directory: Path, what: str) -> dict[str, Any]:
-    path = Path(directory) / MANIFEST
+def _read_manifest(directory: Location, what: str) -> dict[str, Any]:
+    path = directory / MANIFEST
     manifest = read_json(path, what)
     if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
         raise DataError(f"{what} at {path} lists no files; it was not written by cmdcm")

@@ -17,6 +17,7 @@ from zoneinfo import ZoneInfo
 import numpy as np
 import numpy.typing as npt
 
+from cmdcm.core.config import CalendarConfig
 from cmdcm.core.errors import ConfigError
 
 QUARTER_MS = 900_000
@@ -117,18 +118,26 @@ class PromotionCalendar:
         return ((instants_ms + self._offsets(instants_ms)) // DAY_MS + 3) % 7
 
     def _offsets(self, instants_ms: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """UTC offset in ms at each instant; offsets change on quarter hours (UTC) alone."""
-        quarters, inverse = np.unique(np.asarray(instants_ms) // QUARTER_MS, return_inverse=True)
-        tz = zone(self.timezone)
-        offsets = np.array(
+        """UTC offset in ms at each instant."""
+        instants = np.asarray(instants_ms)
+        days, of_day = np.unique(instants // DAY_MS, return_inverse=True)
+        before, after = self._offsets_at(days * DAY_MS), self._offsets_at((days + 1) * DAY_MS)
+        offsets = before[of_day]
+        changed = (before != after)[of_day]
+        if changed.any():  # on a quarter of an hour
+            quarters, of_quarter = np.unique(instants[changed] // QUARTER_MS, return_inverse=True)
+            offsets[changed] = self._offsets_at(quarters * QUARTER_MS)[of_quarter]
+        return offsets
+
+    def _offsets_at(self, instants_ms: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        tz, millisecond = zone(self.timezone), timedelta(milliseconds=1)
+        return np.array(
             [
-                (datetime.fromtimestamp(int(q) * 900, tz).utcoffset() or timedelta())
-                // timedelta(milliseconds=1)
-                for q in quarters
+                (datetime.fromtimestamp(t // 1000, tz).utcoffset() or timedelta()) // millisecond
+                for t in instants_ms.tolist()
             ],
             np.int64,
         )
-        return offsets[inverse] if len(quarters) else np.zeros(0, np.int64)
 
 
 def zone(name: str) -> ZoneInfo:
@@ -267,3 +276,19 @@ def built_in(name: str) -> PromotionCalendar:
     if name not in BUILT_IN:
         raise ConfigError(f"unknown calendar {name!r}; built in are {sorted(BUILT_IN)}")
     return BUILT_IN[name]()
+
+
+def calendar_of(config: CalendarConfig) -> PromotionCalendar:
+    """Returns the calendar that the configuration names or lists."""
+    if not config.promotions:
+        return built_in(config.built_in)
+    promotions = [
+        promotion(
+            p.name,
+            p.kind,
+            config.timezone,
+            (p.warmup_start, p.pre_promotion_start, p.promotion_start, p.promotion_end),
+        )
+        for p in config.promotions
+    ]
+    return PromotionCalendar(config.timezone, tuple(promotions))

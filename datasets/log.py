@@ -3,6 +3,9 @@
     DIR/part-00000.parquet ...   about a million events each, in the order of the source
     DIR/manifest.json            what the log holds, and size and SHA-256 of every part
 
+A log may also be a series of such directories, one for each day on which its events arrived:
+`DIR/{YYYY-MM-DD}` opens all of them as one log.
+
 Writing streams and publishes all or nothing; reading streams too. At most a part is held at a
 time, and the distinct user and item ids that are counted.
 """
@@ -22,6 +25,7 @@ import pyarrow.parquet as pq
 
 from cmdcm.core.errors import DataError
 from cmdcm.core.files import MANIFEST, read_manifest, staged_directory, write_manifest
+from cmdcm.core.locations import Location
 from cmdcm.datasets.events import (
     COLUMNS,
     EVENT_KINDS,
@@ -30,6 +34,7 @@ from cmdcm.datasets.events import (
     REQUIRED_COLUMNS,
     check_schema,
 )
+from cmdcm.datasets.spans import DAY, day_directories
 from cmdcm.datasets.summary import EventSummary
 
 PART_ROWS = 1_000_000
@@ -44,16 +49,16 @@ class EventLog:
     """An event log that was opened; build it with `open_event_log`.
 
     Attributes:
-        path: The directory, or the one file.
+        path: The directory, the one file, or the part of a `{YYYY-MM-DD}` path before the day.
         schema: The columns that the log has, in the contract's order and types.
         files: The Parquet parts in the order of the log.
         manifest: `rows`, `rows_by_kind`, `users`, `items`, `first_timestamp`, `last_timestamp`,
             `columns`, `resolution` (`ms`, `second`, `hour` or `day`), and what its writer added.
     """
 
-    path: Path
+    path: Location
     schema: pa.Schema
-    files: tuple[Path, ...]
+    files: tuple[Location, ...]
     manifest: dict[str, Any]
 
     def batches(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
@@ -71,17 +76,49 @@ class EventLog:
         missing = [name for name in names if name not in self.schema.names]
         if missing:
             raise DataError(f"{self.path} has no columns {missing}; it has {self.schema.names}")
-        schema = pa.schema([self.schema.field(name) for name in names])
+        for file in self.files:
+            yield from self.read(Slice(file, None), names)
+
+    def slices(self, rows: int) -> list[list["Slice"]]:
+        """Divides the log into tasks of about `rows` events each, whole row groups of its files."""
+        tasks: list[list[Slice]] = []
+        left = 0
         for file in self.files:
             with open_parquet(file) as parquet:
-                for batch in parquet.iter_batches(BATCH_ROWS, columns=names):
-                    yield _to_contract(batch, schema, file)
+                metadata = parquet.metadata
+                for group in range(metadata.num_row_groups):
+                    if left <= 0:
+                        tasks.append([])
+                        left = rows
+                    if tasks[-1] and tasks[-1][-1].file == file:
+                        last = tasks[-1].pop()
+                        tasks[-1].append(Slice(file, (*(last.row_groups or ()), group)))
+                    else:
+                        tasks[-1].append(Slice(file, (group,)))
+                    left -= metadata.row_group(group).num_rows
+        return tasks
+
+    def read(self, part: "Slice", columns: Sequence[str]) -> Iterator[pa.Table]:
+        """Yields the events of a slice as `batches` does."""
+        schema = pa.schema([self.schema.field(name) for name in columns])
+        with open_parquet(part.file) as parquet:
+            groups = part.row_groups
+            if groups is None:
+                groups = tuple(range(parquet.metadata.num_row_groups))
+            for batch in parquet.iter_batches(BATCH_ROWS, row_groups=groups, columns=columns):
+                yield _to_contract(batch, schema, part.file)
+
+    def name_of(self, file: Location) -> str:
+        """Returns a file's path below that of the log."""
+        if file == self.path:
+            return file.name
+        return file.as_posix().removeprefix(self.path.as_posix()).lstrip("/")
 
     def scan(self) -> pl.LazyFrame:
-        """Returns the log as a Polars query; `kind` is a `KIND_ENUM`."""
+        """Returns a local log as a Polars query; `kind` is a `KIND_ENUM`."""
         strings = [field.name for field in self.schema if field.type == pa.string()]
         return (
-            pl.scan_parquet(list(self.files))
+            pl.scan_parquet([str(file) for file in self.files])
             .select(self.schema.names)
             .with_columns(
                 pl.col("kind").cast(pl.String).cast(KIND_ENUM),
@@ -89,6 +126,14 @@ class EventLog:
                 pl.col(strings).cast(pl.String),
             )
         )
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Row groups of a file of a log; None for all of them."""
+
+    file: Location
+    row_groups: tuple[int, ...] | None
 
 
 def write_event_log(
@@ -136,40 +181,71 @@ def write_event_log(
         return read_manifest(staging, "events")
 
 
-def open_event_log(path: Path) -> EventLog:
+def open_event_log(
+    path: Location, first_day: str = "", last_day: str = "", *, allow_missing_days: bool = False
+) -> EventLog:
     """Opens a log that `write_event_log` wrote, or one's own Parquet that keeps the contract.
 
     One's own Parquet is a file, or a directory of `*.parquet` files taken in the order of their
-    names; its key columns are read once here, to check them and to build the manifest.
+    names; its key columns are read once here, to check them and to build the manifest. So it is
+    with the days of a `{YYYY-MM-DD}` path, each of which may be either.
+
+    Args:
+        path: A file or directory, local or remote, or a path with `{YYYY-MM-DD}` in it.
+        first_day: First day to take of a `{YYYY-MM-DD}` path (ISO); the first there is by default.
+        last_day: Last day to take; the last there is by default.
+        allow_missing_days: Take days that are not there for days without events.
 
     Raises:
-        DataError: Nothing there, not an event log, a part is missing or cut short, or a column
-            that breaks the contract; names the file and the column.
+        DataError: Nothing there, not an event log, a part is missing or cut short, a day between
+            the first and the last is missing, or a column that breaks the contract; names the file
+            and the column.
     """
-    path = Path(path)
+    if DAY in str(path):
+        base, days = day_directories(path, first_day, last_day, allow_missing_days)
+        files = tuple(file for day in days for file in _files_of_day(day))
+        described = {"first_span": days[0].as_posix(), "last_span": days[-1].as_posix()}
+        described = {k: v.removeprefix(base.as_posix()).strip("/") for k, v in described.items()}
+        return _summarized(base, files, described)
     if not path.exists():
         raise DataError(f"event log not found: {path}; `cmdcm import` makes one from raw logs")
     if (path / MANIFEST).exists():
-        manifest = read_manifest(path, "events")
-        files = tuple(path / name for name in sorted(manifest["files"]))
-        for file in files:
-            size = file.stat().st_size if file.exists() else None
-            if size != manifest["files"][file.name]["bytes"]:
-                fault = "is missing" if size is None else f"has {size} bytes, the manifest differs"
-                raise DataError(f"{path}: part {file.name} {fault}; make the log again")
+        files, manifest = _written(path)
         return EventLog(path, _common_schema(files), files, manifest)
-    files = parquet_files(path)
+    return _summarized(path, parquet_files(path), {})
+
+
+def _written(path: Location) -> tuple[tuple[Location, ...], dict[str, Any]]:
+    """Returns files and manifest of a log that `write_event_log` wrote."""
+    manifest = read_manifest(path, "events")
+    files = tuple(path / name for name in sorted(manifest["files"]))
+    for file in files:
+        size = file.stat().st_size if file.exists() else None
+        if size != manifest["files"][file.name]["bytes"]:
+            fault = "is missing" if size is None else f"has {size} bytes, the manifest differs"
+            raise DataError(f"{path}: part {file.name} {fault}; make the log again")
+    return files, manifest
+
+
+def _summarized(
+    path: Location, files: tuple[Location, ...], described: Mapping[str, Any]
+) -> EventLog:
+    """Returns the log of Parquet files without a manifest of the whole; reads the key columns."""
     log = EventLog(path, _common_schema(files), files, {})
     summary = EventSummary()
     for table in log.batches(REQUIRED_COLUMNS):
         summary.add(table, str(path))
     if not summary.rows:
         raise DataError(f"{path} holds no events")
-    manifest = {"kind": "events", "resolution": "ms", "columns": log.schema.names}
+    manifest = {"kind": "events", "resolution": "ms", "columns": log.schema.names, **described}
     return EventLog(path, log.schema, files, {**manifest, **summary.result()})
 
 
-def parquet_files(path: Path) -> tuple[Path, ...]:
+def _files_of_day(path: Location) -> tuple[Location, ...]:
+    return _written(path)[0] if (path / MANIFEST).exists() else parquet_files(path)
+
+
+def parquet_files(path: Location) -> tuple[Location, ...]:
     """Returns `path` itself if it is a file, else the Parquet files below it by name.
 
     Raises:
@@ -180,17 +256,20 @@ def parquet_files(path: Path) -> tuple[Path, ...]:
     if not path.exists():
         raise DataError(f"input not found: {path}")
     hidden = (".", "_")
-    files = sorted(file for file in path.rglob("*.parquet") if not file.name.startswith(hidden))
+    files = sorted(
+        (file for file in path.rglob("*.parquet") if not file.name.startswith(hidden)),
+        key=lambda file: file.as_posix(),
+    )
     if not files:
         raise DataError(f"no *.parquet file in {path}")
     return tuple(files)
 
 
 @contextlib.contextmanager
-def open_parquet(file: Path) -> Iterator[pq.ParquetFile]:
+def open_parquet(file: Location) -> Iterator[pq.ParquetFile]:
     """Opens a Parquet file; a failure to open or to read is a DataError that names it."""
     try:
-        with pq.ParquetFile(file) as parquet:
+        with file.open("rb") as stream, pq.ParquetFile(stream) as parquet:
             yield parquet
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"{file} cannot be read as Parquet: {error}") from error
@@ -228,7 +307,7 @@ def _parts(tables: Iterable[pa.Table], where: str) -> Iterator[pa.Table]:
         yield pa.concat_tables(waiting)
 
 
-def _common_schema(files: Sequence[Path]) -> pa.Schema:
+def _common_schema(files: Sequence[Location]) -> pa.Schema:
     """Returns the contract's view of the files' schema, which should be the same in all."""
     first: pa.Schema | None = None
     for file in files:
@@ -253,7 +332,7 @@ def _contract_field(field: pa.Field) -> pa.Field:
     return pa.field(field.name, type_, nullable=field.name not in REQUIRED_COLUMNS)
 
 
-def _to_contract(batch: pa.RecordBatch, schema: pa.Schema, file: Path) -> pa.Table:
+def _to_contract(batch: pa.RecordBatch, schema: pa.Schema, file: Location) -> pa.Table:
     columns = []
     for field in schema:
         column = batch[field.name]

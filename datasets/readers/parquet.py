@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 
 from cmdcm.core.config import EventsConfig
 from cmdcm.core.errors import ConfigError, DataError
+from cmdcm.core.locations import Location
 from cmdcm.datasets.events import COLUMNS, EVENT_KINDS, ID_COLUMNS, REQUIRED_COLUMNS
 from cmdcm.datasets.log import BATCH_ROWS, open_parquet, parquet_files
 from cmdcm.datasets.readers.intake import (
@@ -101,7 +102,7 @@ def _kinds(config: EventsConfig) -> dict[str, str]:
     return {**{name: name for name in EVENT_KINDS}, **config.kinds}
 
 
-def _sources(schema: pa.Schema, config: EventsConfig, file: Path) -> dict[str, str]:
+def _sources(schema: pa.Schema, config: EventsConfig, file: Location) -> dict[str, str]:
     """Returns column of the contract -> column of the file, in the order of the contract."""
     unknown = sorted(set(config.columns) - set(COLUMNS))
     if unknown:
@@ -129,7 +130,7 @@ def _plan(
     sources: dict[str, str],
     kinds: dict[str, str],
     report: ImportReport,
-    file: Path,
+    file: Location,
 ) -> _Plan:
     schema = parquet.schema_arrow
     plan = _Plan({source: schema.field(source).type for source in sources.values()})
@@ -228,14 +229,14 @@ def _cleaned(name: str, type_: pa.DataType) -> pl.Expr:
     return column
 
 
-def _check_same(plan: _Plan, schema: pa.Schema, file: Path, first: Path) -> None:
+def _check_same(plan: _Plan, schema: pa.Schema, file: Location, first: Location) -> None:
     for name, type_ in plan.types.items():
         other = schema.field(name).type if name in schema.names else "missing"
         if other != type_:
             raise DataError(f"{file}: column {name!r} is {other}, but {type_} in {first}")
 
 
-def _example(raw: pl.DataFrame, file: Path, rows_before: int) -> Callable[[int], str]:
+def _example(raw: pl.DataFrame, file: Location, rows_before: int) -> Callable[[int], str]:
     def example(row: int) -> str:
         values = ", ".join(str(value) for value in raw.row(row))
         return f"{file.name} row {rows_before + row + 1}: {values}"
