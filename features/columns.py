@@ -4,10 +4,11 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
-from cmdcm.core.config import FeaturesConfig
+from cmdcm.core.config import FeaturesConfig, LabelsConfig
 from cmdcm.core.errors import ConfigError
 from cmdcm.datasets.calendar import KINDS, PromotionCalendar
 from cmdcm.datasets.events import EVENT_KINDS
+from cmdcm.features.custom import custom_features
 from cmdcm.features.spec import DType, Feature, FeatureSpec, Side
 
 SEQUENCES = {
@@ -36,6 +37,7 @@ ITEM_PROMOTIONS = USER_PROMOTIONS[1:]
 """The same sums over all users, for an item or a category."""
 
 LABELS = ("direct", "cart", "open_cart", "delayed", "conversion")
+"""The labels that are 0 or 1."""
 
 
 def window_names(config: FeaturesConfig) -> tuple[str, ...]:
@@ -50,7 +52,7 @@ def window_names(config: FeaturesConfig) -> tuple[str, ...]:
 
 
 def example_spec(
-    config: FeaturesConfig, events: pa.Schema, calendar: PromotionCalendar
+    config: FeaturesConfig, events: pa.Schema, calendar: PromotionCalendar, labels: LabelsConfig
 ) -> FeatureSpec:
     """Builds the spec of the examples that `events` can give.
 
@@ -118,7 +120,7 @@ def example_spec(
             dtype="int64",
             side="user",
             encoding="log1p",
-            description="events of the user before the click",
+            description="the user's own events before the click: all but impressions",
         )
     )
     features.append(
@@ -228,8 +230,15 @@ def example_spec(
             )
         )
 
+    if labels.attribute_to != "item" and f"{labels.attribute_to}_id" not in present:
+        raise ConfigError(
+            f"labels.attribute_to = {labels.attribute_to!r} needs the column "
+            f"'{labels.attribute_to}_id'; the log has {events.names}"
+        )
+    features.extend(custom.feature for custom in custom_features(config.modules))
+
     described = {
-        "direct": "bought at or after the click, before the promotion, inside the attribution time",
+        "direct": "bought at or after the click, before the promotion, in the attribution time",
         "cart": "intent event at or after the click, before the promotion, in the attribution time",
         "open_cart": "cart, and not bought before the promotion's start",
         "delayed": "not direct, and bought on the promotion days",
@@ -239,13 +248,27 @@ def example_spec(
         Feature(name=name, dtype="int64", side="label", description=described[name])
         for name in LABELS
     )
+    if labels.values:
+        amounts: list[tuple[str, DType, str]] = [("quantity", "int64", "pieces")]
+        if "price" in present:
+            amounts.append(("value", "float32", "price of all pieces"))
+        features.extend(
+            Feature(
+                name=f"{name}_{amount}",
+                dtype=dtype,
+                side="label",
+                description=f"{what} of the purchases that make {name} 1",
+            )
+            for amount, dtype, what in amounts
+            for name in ("direct", "delayed")
+        )
 
     meta: tuple[tuple[str, DType, str], ...] = (
         ("promotion", "string", "name of the promotion"),
         ("click_time_ms", "int64", "the click, UTC ms"),
-        ("observation_time_ms", "int64", "end of what the log shows, UTC ms"),
+        ("observation_time_ms", "int64", "when all labels are known, or end of the log, UTC ms"),
         ("direct_known_ms", "int64", "when direct and cart are known, UTC ms"),
-        ("delayed_known_ms", "int64", "when delayed and conversion are known, UTC ms"),
+        ("delayed_known_ms", "int64", "when all labels are known, UTC ms"),
         ("conversion_delay_ms", "int64", "click to purchase; -1 without one"),
     )
     features.extend(

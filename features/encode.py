@@ -12,11 +12,12 @@
 - Features are written in the order of the columns.
 """
 
+import hashlib
 from collections.abc import Iterable, Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import BinaryIO, cast
 
 import numpy as np
 import pyarrow as pa
@@ -109,17 +110,53 @@ def write_tfrecords(path: Path, tables: Iterable[pa.Table], gzip: bool = False) 
         DataError: As `encode_examples`.
         OutputError: The file cannot be written, or the disk is full.
     """
-    records = 0
-    with (
-        staged_file(path) as staging,
-        staging.open("wb") as file,
-        gzip_writer(file) if gzip else nullcontext(file) as stream,
-    ):
+    with staged_file(path) as staging, RecordWriter(staging, gzip) as writer:
         for table in tables:
-            for encoded, offsets in _encode(table, framed=True):
-                stream.write(encoded.data)
-                records += len(offsets) - 1
-    return records
+            writer.add(table)
+    return writer.records
+
+
+class RecordWriter:
+    """Writes tables to one TFRecord file and hashes its bytes on the way.
+
+    Attributes:
+        records: Records written so far.
+        bytes: Size of the file; final once it is closed.
+    """
+
+    def __init__(self, path: Path, gzip: bool = False) -> None:
+        self.records = self.bytes = 0
+        self._digest = hashlib.sha256()
+        self._file = path.open("wb")
+        self._stream = gzip_writer(cast(BinaryIO, self)) if gzip else None
+
+    def add(self, table: pa.Table | pa.RecordBatch) -> None:
+        """Adds the rows of a table; raises as `encode_examples`."""
+        for encoded, offsets in _encode(table, framed=True):
+            (self._stream or self).write(encoded.data)
+            self.records += len(offsets) - 1
+
+    def write(self, data: memoryview) -> int:
+        """Takes bytes of the file."""
+        self._digest.update(data)
+        self.bytes += len(data)
+        return self._file.write(data)
+
+    def close(self) -> None:
+        """Ends the file."""
+        if self._stream is not None:
+            self._stream.close()
+        self._file.close()
+
+    def sha256(self) -> str:
+        """Returns the hexadecimal SHA-256 of the closed file."""
+        return self._digest.hexdigest()
+
+    def __enter__(self) -> "RecordWriter":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 def canonical(array: pa.Array, name: str) -> pa.Array | None:
@@ -170,7 +207,7 @@ def _encode(
         table = pa.Table.from_batches([table])
     if max((c.num_chunks for c in table.columns), default=0) > 1 + table.num_rows // _BATCH_ROWS:
         table = table.combine_chunks()
-    prefixes = [_prefix(name) for name in table.column_names]
+    prefixes = [entry_prefix(name) for name in table.column_names]
     scratch = out = np.empty(0, np.uint8)
     for batch in table.to_batches(max_chunksize=_BATCH_ROWS):
         arrays, columns, bound = [], [], SLACK
@@ -192,7 +229,7 @@ def _encode(
             yield out[: offsets[-1]], offsets
 
 
-def _prefix(name: str) -> np.ndarray:
+def entry_prefix(name: str) -> np.ndarray:
     """Returns the constant bytes of a column's map entry, and 8 more to be read in words."""
     key = name.encode()
     size, head = len(key), b"\x0a"

@@ -10,25 +10,30 @@ promotions count once they are over.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
 
 from cmdcm.core.config import FeaturesConfig, LabelsConfig
-from cmdcm.datasets.calendar import DAY_MS, HOUR_MS, PromotionCalendar
+from cmdcm.datasets.calendar import HOUR_MS, PromotionCalendar
 from cmdcm.datasets.events import EVENT_KINDS
+from cmdcm.features.attribution import Attribution
 from cmdcm.features.columns import SEQUENCES
+from cmdcm.features.custom import Clicks, custom_features
+from cmdcm.features.hashing import hash_ids
 from cmdcm.features.history import (
     History,
     factorize,
     kind_code,
     locate,
-    positions,
+    promotions_before,
     user_promotions,
 )
-from cmdcm.features.labels import PairEvents, label
-from cmdcm.features.spec import Feature, FeatureSpec
+from cmdcm.features.labels import PairEvents, Periods, label
+from cmdcm.features.spec import FeatureSpec, arrow_type
+from cmdcm.features.timeline import Timeline
 from cmdcm.features.windows import (
     Int64s,
     group_starts,
@@ -36,6 +41,11 @@ from cmdcm.features.windows import (
     running_totals,
     window_counts,
 )
+
+SHARED = tuple(
+    f"{entity}_{what}" for entity in ("item", "category") for what in ("counts", "promotions")
+)
+"""The columns that are sums over all users."""
 
 
 @dataclass(frozen=True)
@@ -46,9 +56,13 @@ class EngineSettings:
         spec: The columns to make.
         calendar: The promotions.
         features: Windows, lengths and kinds.
-        labels: Intent event and attribution time.
+        labels: Which events count for a click, and how long.
         observed_until_ms: End of what the log shows (exclusive). Clicks whose labels are not all
             known by then make no example.
+        first_promotion: Number of the first promotion whose clicks make examples.
+        anchor_kind: Kind of the events that make examples. With `impression` the same columns are
+            made for items that are to be ranked, at the time of their request: no feature sees
+            an impression, unless `features.count_kinds` or a feature of one's own counts them.
     """
 
     spec: FeatureSpec
@@ -56,6 +70,8 @@ class EngineSettings:
     features: FeaturesConfig
     labels: LabelsConfig
     observed_until_ms: int
+    first_promotion: int = 0
+    anchor_kind: Literal["click", "impression"] = "click"
 
 
 @dataclass(frozen=True)
@@ -86,31 +102,35 @@ class _Own:
 
 
 def anchor_clicks(events: pl.DataFrame, settings: EngineSettings) -> pl.Series:
-    """Returns the mask of the clicks that make an example."""
+    """Returns the mask of the events that make an example, unless they are repeated clicks."""
     times = events["timestamp"].dt.epoch("ms").to_numpy()
     number, phase = locate(times, settings.calendar)
     bounds = settings.calendar.bounds()
-    mature = (
-        bounds[number, 2] <= settings.observed_until_ms if len(bounds) else np.zeros(len(times))
+    mature = np.zeros(len(times), np.bool_)
+    if len(bounds):
+        _, known = Periods.of(settings.labels).known(times, bounds[number])
+        mature = known <= settings.observed_until_ms
+    return (events["kind"] == settings.anchor_kind) & pl.Series(
+        (phase == 0) & mature & (number >= settings.first_promotion), dtype=pl.Boolean
     )
-    return (events["kind"] == "click") & pl.Series((phase == 0) & (mature > 0), dtype=pl.Boolean)
 
 
 def build_examples(
-    events: pl.DataFrame, history: History, settings: EngineSettings, rows: int = 50_000
+    events: pl.DataFrame, history: History | None, settings: EngineSettings, rows: int = 50_000
 ) -> Iterator[pa.Table]:
     """Makes the examples of one user partition.
 
     Args:
         events: All events of some users, in any order: the contract's columns, kind as
             `KIND_ENUM`.
-        history: Totals over all users.
+        history: Totals over all users. None: the events have the columns that are looked up in
+            it (`SHARED`), filled in for the clicks that become examples.
         settings: What to make.
         rows: The most rows of a table that is returned.
 
     Yields:
         Tables with the spec's columns, in the order of (local day, user, click time, item). No
-        table spans two days.
+        table spans two promotions.
     """
     anchors = anchor_clicks(events, settings)
     users = events.select("user_id").filter(anchors).unique()
@@ -118,7 +138,13 @@ def build_examples(
     if events.is_empty():
         return
     # All columns that an example shows order the events, so that the input's order never matters.
-    shown = [f.name for f in settings.spec.of("item") if f.name in events.columns]
+    shown = [
+        f.name
+        for f in settings.spec.of("item")
+        if f.name in events.columns and f.name not in SHARED
+    ]
+    if settings.labels.values and "quantity" in events.columns:
+        shown.append("quantity")
     events = events.select(
         "user_id",
         "kind",
@@ -126,20 +152,24 @@ def build_examples(
         pl.col("timestamp").dt.epoch("ms").alias("time"),
         pl.col("kind").to_physical().cast(pl.Int64).alias("code"),
         *shown,
+        *(name for name in SHARED if name in events.columns),
     ).sort("user_id", "time", *shown)
     partition = _Partition(events, history, settings)
     clicks = np.flatnonzero(anchor_clicks(events, settings).to_numpy())
+    clicks = clicks[~partition.attribution.repeated[clicks]]
     days = settings.calendar.local_days(partition.times[clicks])
-    for day in np.unique(days):
-        of_day = clicks[days == day]
-        for first in range(0, len(of_day), rows):
-            yield partition.examples(of_day[first : first + rows])
+    clicks = clicks[np.argsort(days, kind="stable")]
+    promotions = partition.promotion[clicks]  # ascending, since the days are
+    for number in np.unique(promotions):
+        of_promotion = clicks[promotions == number]
+        for first in range(0, len(of_promotion), rows):
+            yield partition.examples(of_promotion[first : first + rows])
 
 
 class _Partition:
     """The grouped events of a partition, ready to answer for any of its clicks."""
 
-    def __init__(self, events: pl.DataFrame, history: History, settings: EngineSettings):
+    def __init__(self, events: pl.DataFrame, history: History | None, settings: EngineSettings):
         self.history = history
         self.settings = settings
         self.times = events["time"].to_numpy()
@@ -169,24 +199,26 @@ class _Partition:
         self.prefix = {
             name: running_totals(column[own.kinds], len(counted)) for name, own in self.own.items()
         }
-        self.purchases = self.own["user_item"].of_kind("purchase")
-        self.intents = self.own["user_item"].of_kind(settings.labels.intent)
+        self.attribution = Attribution.of(
+            events, codes["user"], self.own["user_item"].group_of_event, settings.labels
+        )
         user = self.own["user"]
         self.rows_of_kind = {k: np.flatnonzero(kinds == kind_code(k)) for k in SEQUENCES.values()}
         self.events_of_kind = {k: user.of_kind(k) for k in SEQUENCES.values()}
         # No click sees more of its user's promotions than those before the last window of all.
         opened = settings.calendar.bounds()[self.promotion.max(), 0]
         seen = events.filter(pl.col("time") < opened)
-        self.promotions = {
-            "user": user_promotions(seen, settings.calendar, settings.labels.intent),
-            **history.promotions,
-        }
+        self.user_promotions = user_promotions(seen, settings.calendar, settings.labels.intent)
+        self.user_groups = self.user_promotions.find(hash_ids(ids["user"]))[codes["user"]]
+        if history is None:
+            self.shared = {n: events[n] for n in SHARED if n in events.columns}
+            return
 
-        def groups(key: str, known: pl.Series) -> Int64s:
-            return np.append(positions(ids[key], known), -1)[codes[key]]
+        def groups(key: str, timeline: Timeline) -> Int64s:
+            return np.append(timeline.find(hash_ids(ids[key])), -1)[codes[key]]
 
-        self.hour_groups = {key: groups(key, t.ids) for key, t in history.hours.items()}
-        self.promotion_groups = {key: groups(key, t.ids) for key, t in self.promotions.items()}
+        self.hour_groups = {key: groups(key, t) for key, t in history.hours.items()}
+        self.promotion_groups = {key: groups(key, t) for key, t in history.promotions.items()}
 
     def examples(self, clicks: Int64s) -> pa.Table:
         """Makes the examples of the clicks at these rows of the events."""
@@ -196,6 +228,7 @@ class _Partition:
             **self._shared_counts(clicks),
             **self._sequences(clicks),
             **self._context(clicks),
+            **self._custom(clicks),
             **self._labels(clicks),
         }
         spec = self.settings.spec
@@ -223,24 +256,32 @@ class _Partition:
             columns[f"{name}_counts"] = _vectors(counts)
         user = self.own["user"]
         everything = np.full((len(clicks), 1), np.iinfo(np.int64).min)
-        one_each = np.arange(len(self.times) + 1, dtype=np.int32)[:, None]
+        is_own = np.where(user.kinds == kind_code("impression"), -1, 0)
         groups = user.group_of_event[clicks]
-        history = window_counts(user.times, one_each, user.starts, groups, until, everything)
+        history = window_counts(
+            user.times, running_totals(is_own, 1), user.starts, groups, until, everything
+        )
         return columns | {"user_history": pa.array(history[:, 0].astype(np.int64))}
 
     def _shared_counts(self, clicks: Int64s) -> dict[str, pa.Array]:
-        hour = self.times[clicks] // HOUR_MS
-        back = np.array(self.settings.features.windows_hours, np.int64)
-        opened = self.settings.calendar.bounds()[self.promotion[clicks], 0]
-        since = np.column_stack([hour[:, None] - back, -(-opened // HOUR_MS)])
-        columns = {}
-        for entity, timeline in self.history.hours.items():
-            groups = self.hour_groups[entity][clicks]
-            columns[f"{entity}_counts"] = _vectors(timeline.counts(groups, hour, since))
-        first = np.zeros((len(clicks), 1), np.int64)
-        for entity, timeline in self.promotions.items():
-            groups = self.promotion_groups[entity][clicks]
-            counts = timeline.counts(groups, self.promotion[clicks], first)
+        number = self.promotion[clicks]
+        earlier = promotions_before(self.user_promotions, self.user_groups[clicks], number)
+        columns = {"user_promotions": _vectors(earlier)}
+        if self.history is None:
+            for name, values in self.shared.items():
+                columns[name] = (
+                    values.gather(clicks).to_arrow().cast(arrow_type(self.settings.spec[name]))
+                )
+            return columns
+        hours = self.times[clicks] // HOUR_MS
+        opened = self.settings.calendar.bounds()[number, 0]
+        for entity, of_event in self.hour_groups.items():
+            counts = self.history.counts(
+                entity, of_event[clicks], hours, self.settings.features.windows_hours, opened
+            )
+            columns[f"{entity}_counts"] = _vectors(counts)
+        for entity, of_event in self.promotion_groups.items():
+            counts = promotions_before(self.history.promotions[entity], of_event[clicks], number)
             columns[f"{entity}_promotions"] = _vectors(counts)
         return columns
 
@@ -279,32 +320,32 @@ class _Partition:
             "promotion": names.take(pa.array(number)),
         }
 
-    def _labels(self, clicks: Int64s) -> dict[str, pa.Array]:
-        settings, pairs = self.settings, self.own["user_item"]
-        labels = label(
-            self.times[clicks],
-            settings.calendar.bounds()[self.promotion[clicks]],
-            pairs.group_of_event[clicks],
-            self.purchases,
-            self.intents,
-            round(settings.labels.attribution_days * DAY_MS),
+    def _custom(self, clicks: Int64s) -> dict[str, pa.Array]:
+        bounds = self.settings.calendar.bounds()[self.promotion[clicks]]
+        known = Clicks(
+            clicks, self.times[clicks], bounds[:, 0], bounds[:, 1], self.columns, self.own
         )
-        columns = {name: pa.array(value.astype(np.int64)) for name, value in vars(labels).items()}
-        observed = np.full(len(clicks), settings.observed_until_ms, np.int64)
-        return columns | {
-            "click_time_ms": pa.array(self.times[clicks]),
-            "observation_time_ms": pa.array(observed),
+        return {
+            custom.feature.name: custom.column(known)
+            for custom in custom_features(self.settings.features.modules)
         }
 
-
-def arrow_type(feature: Feature) -> pa.DataType:
-    """Returns the Arrow type of a feature's column."""
-    scalar = {"int64": pa.int64(), "float32": pa.float32(), "string": pa.string()}[feature.dtype]
-    if feature.shape == "scalar":
-        return scalar
-    if feature.shape == "vector":
-        return pa.list_(pa.int32() if feature.dtype == "int64" else scalar, feature.length)
-    return pa.list_(scalar)
+    def _labels(self, clicks: Int64s) -> dict[str, pa.Array]:
+        settings, attribution, times = self.settings, self.attribution, self.times[clicks]
+        labels, amounts = label(
+            times,
+            settings.calendar.bounds()[self.promotion[clicks]],
+            attribution.groups[clicks],
+            attribution.next_click_ms[clicks],
+            attribution.purchases,
+            attribution.intents,
+            Periods.of(settings.labels),
+        )
+        columns = {name: value.astype(np.int64) for name, value in vars(labels).items()}
+        columns["click_time_ms"] = times
+        observed = np.minimum(settings.observed_until_ms, labels.delayed_known_ms)
+        columns["observation_time_ms"] = observed
+        return {name: pa.array(value) for name, value in {**columns, **amounts}.items()}
 
 
 def _take(column: pa.Array, rows: Int64s) -> pa.Array:

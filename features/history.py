@@ -1,12 +1,13 @@
 """What is summed over all users: item and category counters by hour and by promotion.
 
-Pass one of the pipeline takes `partition_totals` of every user partition and adds them up
-(`add_totals`); `History` makes them searchable for pass two. Totals are plain tables of sums, so
-the order of partitions does not matter.
+Pass one of a run takes `partition_totals` of every user partition; `History` makes their sums
+searchable for pass two. Totals are plain tables of sums, so the order of partitions does not
+matter.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -15,49 +16,17 @@ import polars as pl
 from cmdcm.datasets.calendar import HOUR_MS, PromotionCalendar
 from cmdcm.datasets.events import EVENT_KINDS
 from cmdcm.features.columns import ITEM_PROMOTIONS, USER_PROMOTIONS
-from cmdcm.features.windows import Int32s, Int64s, group_starts, window_counts
+from cmdcm.features.hashing import hash_ids
+from cmdcm.features.timeline import Timeline
+from cmdcm.features.windows import Int32s, Int64s
 
 Totals = dict[str, pl.DataFrame]
 """Sums by name: `item_hours`, `item_promotions` and, with categories, the same of `category`."""
 
 
-@dataclass(frozen=True)
-class Timeline:
-    """Running totals of groups over a discrete time (hours, or promotions).
-
-    Attributes:
-        ids: [groups], the distinct ids.
-        times: [entries], sorted by (group, time).
-        starts: [groups + 1], the entries of group g are `starts[g]:starts[g + 1]`.
-        prefix: [entries + 1, values], running totals over all entries.
-    """
-
-    ids: pl.Series
-    times: Int64s
-    starts: Int64s
-    prefix: Int32s
-
-    @classmethod
-    def of(cls, totals: pl.DataFrame, values: Sequence[str]) -> "Timeline":
-        """Builds the timeline of `totals`: columns `id`, `time` and `values`, one row a pair."""
-        totals = totals.sort("id", "time")
-        groups = totals["id"].rle_id().to_numpy().astype(np.int64)
-        ids = totals["id"].unique(maintain_order=True)
-        prefix = np.zeros((len(totals) + 1, len(values)), np.int32)
-        for n, value in enumerate(values):
-            np.cumsum(totals[value].to_numpy(), out=prefix[1:, n])
-        return cls(
-            ids,
-            totals["time"].to_numpy().astype(np.int64),
-            group_starts(groups, len(ids)),
-            prefix,
-        )
-
-    def counts(self, groups: Int64s, until: Int64s, since: Int64s) -> Int32s:
-        """Returns [queries, values * windows]; see `windows.window_counts`."""
-        return np.asarray(
-            window_counts(self.times, self.prefix, self.starts, groups, until, since), np.int32
-        )
+def total_values(name: str, count_kinds: Sequence[str]) -> tuple[str, ...]:
+    """Returns the names of the values of a table of totals."""
+    return tuple(count_kinds) if name.endswith("_hours") else ITEM_PROMOTIONS
 
 
 @dataclass(frozen=True)
@@ -68,13 +37,75 @@ class History:
     promotions: dict[str, Timeline]
 
     @classmethod
-    def of(cls, totals: Totals, count_kinds: Sequence[str]) -> "History":
-        """Builds the history of summed totals."""
-        entities = [name.removesuffix("_hours") for name in totals if name.endswith("_hours")]
-        return cls(
-            {e: Timeline.of(totals[f"{e}_hours"], count_kinds) for e in entities},
-            {e: Timeline.of(totals[f"{e}_promotions"], ITEM_PROMOTIONS) for e in entities},
+    def of(cls, parts: Sequence[Totals], count_kinds: Sequence[str]) -> "History":
+        """Builds the history of the totals of all user partitions, in memory."""
+        return cls._from(
+            {
+                name: Timeline.of(
+                    pl.concat([part[name] for part in parts]), total_values(name, count_kinds)
+                )
+                for name in parts[0]
+            }
         )
+
+    @classmethod
+    def open(cls, folder: Path, count_kinds: Sequence[str]) -> "History":
+        """Maps the timelines that were written as `folder/NAME`, NAME as in `Totals`."""
+        return cls._from(
+            {
+                path.name: Timeline.open(path, len(total_values(path.name, count_kinds)))
+                for path in sorted(folder.iterdir())
+            }
+        )
+
+    @classmethod
+    def _from(cls, timelines: Mapping[str, Timeline]) -> "History":
+        def ending(suffix: str) -> dict[str, Timeline]:
+            return {
+                name.removesuffix(suffix): timeline
+                for name, timeline in timelines.items()
+                if name.endswith(suffix)
+            }
+
+        return cls(ending("_hours"), ending("_promotions"))
+
+    def counts(
+        self,
+        entity: str,
+        groups: Int64s,
+        hours: Int64s,
+        windows_hours: Sequence[int],
+        opened_ms: Int64s,
+    ) -> Int32s:
+        """Counts an entity's events in the complete hours before an hour.
+
+        Args:
+            entity: `item` or `category`.
+            groups: [queries], as `hours[entity].find` gives them.
+            hours: [queries], hours since 1970.
+            windows_hours: Look-back windows.
+            opened_ms: [queries], where the last window begins.
+
+        Returns:
+            [queries, kinds * windows], kind-major.
+        """
+        back = np.asarray(windows_hours, np.int64)
+        since = np.column_stack([hours[:, None] - back, -(-opened_ms // HOUR_MS)])
+        return self.hours[entity].counts(groups, hours, since)
+
+    def promotion_sums(self) -> dict[str, list[int]]:
+        """Returns, by number of the promotion, the sums of `ITEM_PROMOTIONS` over all items."""
+        timeline = self.promotions["item"]
+        values = np.diff(timeline.prefix, axis=0)
+        return {
+            str(number): values[timeline.times == number].sum(axis=0, dtype=np.int64).tolist()
+            for number in np.unique(timeline.times).tolist()
+        }
+
+
+def promotions_before(timeline: Timeline, groups: Int64s, promotion: Int64s) -> Int32s:
+    """Returns [queries, values]: sums over the promotions before those numbered `promotion`."""
+    return timeline.counts(groups, promotion, np.zeros((len(groups), 1), np.int64))
 
 
 def partition_totals(
@@ -87,44 +118,44 @@ def partition_totals(
         calendar: The promotions.
         count_kinds: Event kinds that are counted.
         intent: The intent event, `cart` or `favourite`.
+
+    Returns:
+        Tables of `key` (the id's hash), `check` (another hash, for strings), `time` (hours since
+        1970, or the promotion's number) and the sums.
     """
     entities = ["item"] + (["category"] if "category_id" in events.columns else [])
-    timed = events.lazy().with_columns(time=pl.col("timestamp").dt.epoch("ms") // HOUR_MS)
+    timed = events.lazy().with_columns(
+        time=(pl.col("timestamp").dt.epoch("ms") // HOUR_MS).cast(pl.Int32)
+    )
     pairs = promotion_pairs(events, calendar, intent)
     totals: Totals = {}
     for entity in entities:
-        key = pl.col(f"{entity}_id").alias("id")
-        totals[f"{entity}_hours"] = (
-            timed.filter(pl.col("kind").is_in(list(count_kinds)) & key.is_not_null())
-            .group_by(key, "time")
+        id_ = pl.col(f"{entity}_id").alias("id")
+        hours = (
+            timed.filter(pl.col("kind").is_in(list(count_kinds)) & id_.is_not_null())
+            .group_by(id_, "time")
             .agg((pl.col("kind") == kind).sum().cast(pl.Int32).alias(kind) for kind in count_kinds)
             .collect()
         )
-        totals[f"{entity}_promotions"] = _sum(
-            pairs.filter(key.is_not_null()).with_columns(id=key, time=pl.col("promotion")),
+        promotions = _sum(
+            pairs.filter(id_.is_not_null()).with_columns(
+                id=id_, time=pl.col("promotion").cast(pl.Int32)
+            ),
             ITEM_PROMOTIONS,
         )
+        totals[f"{entity}_hours"] = _keyed(hours)
+        totals[f"{entity}_promotions"] = _keyed(promotions)
     return totals
-
-
-def add_totals(parts: Sequence[Totals]) -> Totals:
-    """Adds the totals of several partitions."""
-    return {
-        name: _sum(
-            pl.concat([part[name] for part in parts]),
-            [c for c in parts[0][name].columns if c not in ("id", "time")],
-        )
-        for name in parts[0]
-    }
 
 
 def user_promotions(events: pl.DataFrame, calendar: PromotionCalendar, intent: str) -> Timeline:
     """Returns each user's own sums by promotion, for `Timeline.counts`."""
     pairs = promotion_pairs(events, calendar, intent)
     per_user = _sum(
-        pairs.with_columns(id=pl.col("user_id"), time=pl.col("promotion")), ITEM_PROMOTIONS
+        pairs.with_columns(id=pl.col("user_id"), time=pl.col("promotion").cast(pl.Int32)),
+        ITEM_PROMOTIONS,
     ).with_columns(promotions_seen=(pl.col("clicks") > 0).cast(pl.Int32))
-    return Timeline.of(per_user, USER_PROMOTIONS)
+    return Timeline.of(_keyed(per_user), USER_PROMOTIONS)
 
 
 def promotion_pairs(events: pl.DataFrame, calendar: PromotionCalendar, intent: str) -> pl.DataFrame:
@@ -194,21 +225,19 @@ def locate(times_ms: Int64s, calendar: PromotionCalendar) -> tuple[Int64s, npt.N
 
 
 def factorize(ids: pl.Series) -> tuple[pl.Series, Int64s]:
-    """Returns the distinct ids in the order of their first row, and each row's position in them."""
-    distinct = ids.drop_nulls().unique(maintain_order=True)
-    return distinct, positions(ids, distinct)
+    """Returns the distinct ids in the order of their first row, and each row's position in them.
 
-
-def positions(ids: pl.Series, distinct: pl.Series) -> Int64s:
-    """Returns the position of each id in `distinct`, -1 for null and for an id that is not there.
+    A null has the position -1.
 
     Example:
-        >>> positions(pl.Series(["b", "x", None, "a"]), pl.Series(["a", "b"])).tolist()
-        [1, -1, -1, 0]
+        >>> distinct, codes = factorize(pl.Series(["b", None, "a", "b"]))
+        >>> distinct.to_list(), codes.tolist()
+        (['b', 'a'], [0, -1, 1, 0])
     """
+    distinct = ids.drop_nulls().unique(maintain_order=True)
     index = pl.DataFrame({"id": distinct, "position": np.arange(len(distinct))})
     joined = ids.alias("id").to_frame().join(index, on="id", how="left", maintain_order="left")
-    return joined["position"].fill_null(-1).to_numpy().astype(np.int64)
+    return distinct, joined["position"].fill_null(-1).to_numpy().astype(np.int64)
 
 
 def kind_code(kind: str) -> int:
@@ -218,3 +247,12 @@ def kind_code(kind: str) -> int:
 
 def _sum(table: pl.DataFrame, values: Sequence[str]) -> pl.DataFrame:
     return table.group_by("id", "time").agg(pl.col(list(values)).sum().cast(pl.Int32))
+
+
+def _keyed(table: pl.DataFrame) -> pl.DataFrame:
+    """Replaces the column `id` by its hashes."""
+    ids = table["id"]
+    keys = [pl.Series("key", hash_ids(ids))]
+    if ids.dtype == pl.String:
+        keys.append(pl.Series("check", hash_ids(ids, other=True)))
+    return table.drop("id").select(*keys, pl.all())

@@ -1,15 +1,15 @@
-"""Labels of a click (user, item, t) in the pre-promotion window [s, p) of a promotion ending at e.
+"""Labels of a click (user, key, t) in the pre-promotion window [s, p) of a promotion ending at e.
 
-With a the attribution time and all events on the same (user, item):
+With a the attribution time, b = min(e, t + `delayed_days`), and all events on the same (user, key):
 
-    direct     D  a purchase in [t, min(p, t + a))
-    cart       A  an intent event in [t, min(p, t + a))
-    open_cart     A, and no purchase in [t, p)
-    delayed    L  not D, and a purchase in [p, e)
+    direct     D  a purchase in [t, min(p, t + a)) that is credited to the click
+    cart       A  an intent event in [t, min(p, t + a)) that is credited to the click
+    open_cart     A, and no purchase in [t, p), whoever has the credit
+    delayed    L  not D, and a purchase in [p, b) that is credited to the click
     conversion C  D or L
 
-Events at the click's own timestamp come after the click (logs of hour or day resolution).
-Known when: D and A at min(p, t + a); L and C at e.
+Which key that is, which events count and who has the credit: `features.attribution`. Events at the
+click's own timestamp come after the click (logs of hour or day resolution).
 """
 
 from dataclasses import dataclass
@@ -17,21 +17,87 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from cmdcm.features.windows import NEVER, Int64s, first_at_or_after
+from cmdcm.core.config import LabelsConfig
+from cmdcm.datasets.calendar import DAY_MS
+from cmdcm.features.windows import NEVER, Bools, Int64s, first_at_or_after, window_sums
 
-Bools = npt.NDArray[np.bool_]
+Floats = npt.NDArray[np.float64]
+Columns = dict[str, npt.NDArray[np.generic]]
 
 
 @dataclass(frozen=True)
 class PairEvents:
-    """Times of one kind of event, grouped by (user, item); see `features.windows`."""
+    """Events of one kind, sorted by (group, time); see `features.windows`.
+
+    Attributes:
+        times: [events], UTC ms.
+        starts: [groups + 1].
+        quantity: [events], pieces; None where they are not summed.
+        value: [events], price of all pieces; None where it is not summed.
+    """
 
     times: Int64s
     starts: Int64s
+    quantity: Int64s | None = None
+    value: Floats | None = None
 
     def first(self, groups: Int64s, instants: Int64s) -> Int64s:
         """Time of the first event at or after each instant, else `NEVER`."""
         return np.asarray(first_at_or_after(self.times, self.starts, groups, instants), np.int64)
+
+    def sums(self, name: str, groups: Int64s, since: Int64s, until: Int64s) -> Columns:
+        """Quantity and value of the events in [since, until), as far as there are such columns."""
+        amounts = {
+            f"{name}_quantity": (self.quantity, np.int64),
+            f"{name}_value": (self.value, np.float32),
+        }
+        return {
+            column: window_sums(self.times, of, self.starts, groups, since, until).astype(dtype)
+            for column, (of, dtype) in amounts.items()
+            if of is not None
+        }
+
+
+@dataclass(frozen=True)
+class Periods:
+    """How long events count, and how long refunds are awaited, in ms.
+
+    Attributes:
+        direct: Attribution time of direct purchases and intent events.
+        delayed: The same of purchases on the promotion days; None without a limit.
+        refund: How long after a purchase its refund may come; 0 where refunds are ignored.
+    """
+
+    direct: int
+    delayed: int | None = None
+    refund: int = 0
+
+    @classmethod
+    def of(cls, config: LabelsConfig) -> "Periods":
+        """Returns the periods of the settings."""
+        return cls(
+            direct=round(config.attribution_days * DAY_MS),
+            delayed=round(config.delayed_days * DAY_MS) if config.delayed_days else None,
+            refund=round(config.refund_days * DAY_MS) if config.refunds == "cancel" else 0,
+        )
+
+    def ends(self, clicks_ms: Int64s, bounds_ms: Int64s) -> tuple[Int64s, Int64s]:
+        """Returns until when direct and delayed purchases of clicks count, exclusive, [clicks].
+
+        Args:
+            clicks_ms: [clicks].
+            bounds_ms: [clicks, 3]: pre-promotion start, promotion start and end of each click's
+                promotion.
+        """
+        start, end = bounds_ms[:, 1], bounds_ms[:, 2]
+        if self.delayed is not None:
+            end = np.maximum(start, np.minimum(end, clicks_ms + self.delayed))
+        return np.minimum(start, clicks_ms + self.direct), end
+
+    def known(self, clicks_ms: Int64s, bounds_ms: Int64s) -> tuple[Int64s, Int64s]:
+        """Returns when direct and cart of clicks are known, and when all labels are, [clicks]."""
+        direct, delayed = self.ends(clicks_ms, bounds_ms)
+        return direct + self.refund, delayed + self.refund
 
 
 @dataclass(frozen=True)
@@ -51,37 +117,51 @@ class Labels:
 def label(
     clicks_ms: Int64s,
     bounds_ms: Int64s,
-    pairs: Int64s,
+    groups: Int64s,
+    next_click_ms: Int64s,
     purchases: PairEvents,
     intents: PairEvents,
-    attribution_ms: int,
-) -> Labels:
+    periods: Periods,
+) -> tuple[Labels, Columns]:
     """Labels clicks.
 
     Args:
         clicks_ms: [clicks].
         bounds_ms: [clicks, 3]: pre-promotion start, promotion start and end of each click's
             promotion.
-        pairs: [clicks], the click's (user, item) group.
-        purchases: All purchases.
+        groups: [clicks], the click's (user, key) group.
+        next_click_ms: [clicks], the click to which the credit passes; `NEVER` where it stays.
+        purchases: All purchases that count.
         intents: All intent events.
-        attribution_ms: The attribution time.
+        periods: How long they count.
+
+    Returns:
+        The labels; and direct_quantity, delayed_quantity (int64), direct_value and delayed_value
+        (float32), as far as `purchases` has quantities and values.
     """
-    start, end = bounds_ms[:, 1], bounds_ms[:, 2]
-    known = np.minimum(start, clicks_ms + attribution_ms)
-    next_purchase = purchases.first(pairs, clicks_ms)
-    day_purchase = purchases.first(pairs, start)
-    direct = next_purchase < known
-    cart = intents.first(pairs, clicks_ms) < known
-    delayed = ~direct & (day_purchase < end)
+    start = bounds_ms[:, 1]
+    direct_end, delayed_end = periods.ends(clicks_ms, bounds_ms)
+    credit_end = np.minimum(direct_end, next_click_ms)
+    next_purchase = purchases.first(groups, clicks_ms)
+    day_purchase = purchases.first(groups, start)
+    direct = next_purchase < credit_end
+    cart = intents.first(groups, clicks_ms) < credit_end
+    # On the promotion days the last click before them has the credit.
+    delayed = ~direct & (day_purchase < delayed_end) & (next_click_ms >= start)
     bought = np.where(direct, next_purchase, np.where(delayed, day_purchase, NEVER))
-    return Labels(
+    direct_known, delayed_known = periods.known(clicks_ms, bounds_ms)
+    labels = Labels(
         direct=direct,
         cart=cart,
         open_cart=cart & (next_purchase >= start),
         delayed=delayed,
         conversion=direct | delayed,
-        direct_known_ms=known,
-        delayed_known_ms=end,
+        direct_known_ms=direct_known,
+        delayed_known_ms=delayed_known,
         conversion_delay_ms=np.where(bought == NEVER, -1, bought - clicks_ms),
     )
+    amounts = {
+        **purchases.sums("direct", groups, clicks_ms, credit_end),
+        **purchases.sums("delayed", groups, start, np.where(delayed, delayed_end, start)),
+    }
+    return labels, amounts

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
+import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from cmdcm.core.errors import ConfigError, DataError
@@ -175,3 +176,13 @@ def subset(spec: FeatureSpec, names: Iterable[str]) -> FeatureSpec:
     for name in wanted:
         spec[name]
     return FeatureSpec(features=tuple(f for f in spec.features if f.name in wanted))
+
+
+def arrow_type(feature: Feature) -> pa.DataType:
+    """Returns the Arrow type of a feature's column."""
+    scalar = {"int64": pa.int64(), "float32": pa.float32(), "string": pa.string()}[feature.dtype]
+    if feature.shape == "scalar":
+        return scalar
+    if feature.shape == "vector":
+        return pa.list_(pa.int32() if feature.dtype == "int64" else scalar, feature.length)
+    return pa.list_(scalar)

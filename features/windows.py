@@ -5,12 +5,16 @@ All take entries sorted by (group, time): `times[starts[g]:starts[g + 1]]` are t
 since it asks for huge pages: to touch memory that Numba allocates costs several times the filling.
 """
 
+from typing import TypeVar
+
 import numba
 import numpy as np
 import numpy.typing as npt
 
 Int32s = npt.NDArray[np.int32]
 Int64s = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+Values = TypeVar("Values", npt.NDArray[np.int64], npt.NDArray[np.float64])
 
 NEVER = np.iinfo(np.int64).max
 """The time of an event that did not happen."""
@@ -29,7 +33,12 @@ def _lower_bound(times: Int64s, low: int, high: int, value: int) -> int:  # prag
 
 
 def window_counts(
-    times: Int64s, prefix: Int32s, starts: Int64s, groups: Int64s, until: Int64s, since: Int64s
+    times: Int64s | Int32s,
+    prefix: Int32s,
+    starts: Int64s,
+    groups: Int64s,
+    until: Int64s,
+    since: Int64s,
 ) -> Int32s:
     """Counts by kind in the half-open windows [since, until) of each query.
 
@@ -147,6 +156,73 @@ def _list_before(
             position -= 1
             positions[place] = position
             ages[place] = instants[query] - times[position]
+
+
+@numba.njit(nogil=True, cache=True)
+def window_sums(
+    times: Int64s, values: Values, starts: Int64s, groups: Int64s, since: Int64s, until: Int64s
+) -> Values:  # pragma: no cover
+    """Sums of values in the half-open window [since, until) of each query, added in order."""
+    result = np.zeros(len(groups), values.dtype)
+    for query in range(len(groups)):
+        group = groups[query]
+        if group < 0:
+            continue
+        end = starts[group + 1]
+        position = _lower_bound(times, starts[group], end, since[query])
+        while position < end and times[position] < until[query]:
+            result[query] += values[position]
+            position += 1
+    return result
+
+
+@numba.njit(nogil=True, cache=True)
+def repeated_clicks(times: Int64s, groups: Int64s, gap: int) -> Bools:  # pragma: no cover
+    """Whether each click comes less than `gap` after the last one of its group that is not so.
+
+    Args:
+        times: [clicks], sorted by (group, time).
+        groups: [clicks].
+        gap: In the unit of `times`.
+    """
+    repeated = np.zeros(len(times), np.bool_)
+    kept = 0
+    for click in range(1, len(times)):
+        if groups[click] == groups[kept] and times[click] < times[kept] + gap:
+            repeated[click] = True
+        else:
+            kept = click
+    return repeated
+
+
+@numba.njit(nogil=True, cache=True)
+def cancelled_purchases(
+    times: Int64s, groups: Int64s, is_refund: Bools, within: int
+) -> Bools:  # pragma: no cover
+    """Which purchases a refund cancels: the latest one left, if at most `within` before it.
+
+    Args:
+        times: [events], of purchases and refunds, sorted by (group, time).
+        groups: [events].
+        is_refund: [events].
+        within: In the unit of `times`.
+
+    Returns:
+        [events], False for all refunds.
+    """
+    cancelled = np.zeros(len(times), np.bool_)
+    left = np.empty(len(times), np.int64)
+    count = 0
+    for event in range(len(times)):
+        if event > 0 and groups[event] != groups[event - 1]:
+            count = 0
+        if not is_refund[event]:
+            left[count] = event
+            count += 1
+        elif count > 0 and times[event] - times[left[count - 1]] <= within:
+            count -= 1
+            cancelled[left[count]] = True
+    return cancelled
 
 
 def group_starts(groups: Int64s, count: int) -> Int64s:

@@ -1,27 +1,59 @@
 """`cmdcm features`: an event log -> labelled point-in-time examples."""
 
 import argparse
-from pathlib import Path
 
 from cmdcm.core.config import Config
+from cmdcm.core.locations import location
 from cmdcm.datasets.log import open_event_log
 from cmdcm.features.columns import LABELS
 from cmdcm.features.pipeline import build_dataset
+from cmdcm.features.spark import build_dataset_on_spark, spark_session
 
-EXAMPLE = "cmdcm features --events out/events --output out/examples"
+EXAMPLE = "cmdcm features --events 'logs/{YYYY-MM-DD}' --output out/examples --update"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's flags."""
-    parser.add_argument("--events", type=Path, required=True, help="event log (directory)")
-    parser.add_argument("--output", type=Path, required=True, help="directory of examples to write")
+    parser.add_argument(
+        "--events",
+        type=location,
+        required=True,
+        help="event log: a Parquet file, a directory, or a path with {YYYY-MM-DD} for the "
+        "directories of its days; local or any URL of fsspec",
+    )
+    parser.add_argument("--first-day", default="", help="first {YYYY-MM-DD} to read")
+    parser.add_argument("--last-day", default="", help="last {YYYY-MM-DD} to read")
+    parser.add_argument(
+        "--allow-missing-days", action="store_true", help="days may lack between the two"
+    )
+    parser.add_argument(
+        "--output", type=location, required=True, help="directory of examples to write"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace an existing output")
+    parser.add_argument(
+        "--update",
+        action="store_true",
+        help="keep the promotions of an existing output that no new or changed file touches",
+    )
+    parser.add_argument(
+        "--runner", choices=("local", "spark"), default="local", help="what runs the partitions"
+    )
+    parser.add_argument(
+        "--master", default="", help="Spark's master; by default what spark-submit says"
+    )
 
 
 def run(args: argparse.Namespace, config: Config) -> int:
     """Makes the examples and prints rows and labels by promotion."""
-    log = open_event_log(args.events)
-    manifest = build_dataset(log, args.output, config, overwrite=args.overwrite)
+    log = open_event_log(
+        args.events, args.first_day, args.last_day, allow_missing_days=args.allow_missing_days
+    )
+    existing = {"overwrite": args.overwrite, "update": args.update}
+    if args.runner == "spark":
+        session = spark_session(args.master)
+        manifest = build_dataset_on_spark(log, args.output, config, session, **existing)
+    else:
+        manifest = build_dataset(log, args.output, config, **existing)
     print(f"{manifest['rows']:,} examples of {len(manifest['days'])} days in {args.output}")
     print(f"{'promotion':24} {'days':>22} {'rows':>10} " + " ".join(f"{n:>10}" for n in LABELS))
     for name, entry in manifest["promotions"].items():

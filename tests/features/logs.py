@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from cmdcm.core.config import FeaturesConfig, LabelsConfig
 from cmdcm.datasets.calendar import PromotionCalendar, promotion
 from cmdcm.datasets.events import KIND_ENUM, event_schema
+from cmdcm.features.cleaning import drop_bots
 from cmdcm.features.columns import example_spec
 from cmdcm.features.examples import EngineSettings, build_examples
-from cmdcm.features.history import History, add_totals, partition_totals
+from cmdcm.features.history import History, partition_totals
 from cmdcm.features.spec import FeatureSpec
 from cmdcm.tests.features.reference import DAY, HOUR, KIND_ORDER, Event, Row, reference_examples
 
@@ -27,6 +28,8 @@ PROMOTIONS = (
     ("d", "own", ("2024-04-05", "2024-04-06", "2024-04-09", "2024-04-10")),
 )
 """Name, kind, and the starts of warm-up, window and promotion days, and their end."""
+OPTIONAL_COLUMNS = ("category_id", "seller_id", "brand_id", "price", "quantity")
+EVERY_COLUMN = ("user_id", "item_id", "kind", "timestamp", *OPTIONAL_COLUMNS)
 ZONES = ("UTC", "Asia/Shanghai", "Asia/Kolkata", "America/St_Johns", "Australia/Lord_Howe")
 
 
@@ -60,7 +63,7 @@ class Log:
     @property
     def spec(self) -> FeatureSpec:
         """The columns of its examples."""
-        return example_spec(self.features, self.schema, self.calendar)
+        return example_spec(self.features, self.schema, self.calendar, self.labels)
 
     @property
     def settings(self) -> EngineSettings:
@@ -104,9 +107,10 @@ class Log:
             self.frame([e for e in self.events if _number(e["user_id"]) % partitions == n])
             for n in range(partitions)
         ]
+        parts = [drop_bots(part, self.features.max_events_per_hour) for part in parts]
         kinds, intent = self.features.count_kinds, self.labels.intent
         totals = [partition_totals(part, self.calendar, kinds, intent) for part in parts]
-        history = History.of(add_totals(totals), kinds)
+        history = History.of(totals, kinds)
         return [
             table for part in parts for table in build_examples(part, history, self.settings, rows)
         ]
@@ -166,6 +170,8 @@ def fields(
             values[column] = [None, *identifiers(column, string_ids, 3)]
         elif column == "price":
             values[column] = [None, 0.0, 0.1, 19.99, 1e6]
+        elif column == "quantity":
+            values[column] = [None, 1, 3, 100]
     return values
 
 
@@ -173,8 +179,9 @@ def fields(
 def settings(draw: st.DrawFn) -> Log:
     """Logs without events, of all kinds: columns, types of ids, zones, settings."""
     calendar = calendar_in(draw(st.sampled_from(ZONES)))
-    optional = draw(st.sets(st.sampled_from(["category_id", "seller_id", "brand_id", "price"])))
+    optional = draw(st.sets(st.sampled_from(OPTIONAL_COLUMNS)))
     columns = ("user_id", "item_id", "kind", "timestamp", *sorted(optional))
+    shared = ["item", *(k for k in ("seller", "category") if f"{k}_id" in optional)]
     ids = [name for name in columns if name.endswith("_id")]
     ends = [p.promotion_end_ms for p in calendar.promotions]
     return Log(
@@ -195,12 +202,22 @@ def settings(draw: st.DrawFn) -> Log:
             ),
             clicked_length=draw(st.sampled_from([1, 3, 50])),
             intent_length=draw(st.sampled_from([1, 2])),
+            max_events_per_hour=draw(st.sampled_from([0, 0, 2, 5])),
         ),
         labels=LabelsConfig(
             intent=draw(st.sampled_from(["cart", "favourite"])),
+            attribute_to=draw(st.sampled_from(shared)),
+            credit=draw(st.sampled_from(["every", "last"])),
             attribution_days=draw(st.sampled_from([1 / 24, 1, 30])),
+            delayed_days=draw(st.sampled_from([0, 0, 2.5, 30])),
+            refunds=draw(st.sampled_from(["ignore", "cancel"])),
+            refund_days=draw(st.sampled_from([1 / 24, 2, 30])),
+            values=draw(st.booleans()),
+            dedup_seconds=draw(st.sampled_from([0, 0, 1, 3600])),
         ),
-        observed_until_ms=draw(st.sampled_from([ends[-1], ends[2], ends[2] - 1])),
+        observed_until_ms=draw(
+            st.sampled_from([ends[-1] + 30 * DAY, ends[-1], ends[2] + DAY, ends[2], ends[2] - 1])
+        ),
     )
 
 
@@ -243,3 +260,20 @@ def dense_log(seed: int, events: int = 250, **changes: Any) -> Log:
     for event in drawn:
         event["time"] = event["time"] // resolution * resolution
     return replace(log, events=drawn)
+
+
+def dense_log_of_every_attribution(seed: int) -> Log:
+    """A larger random log of all columns; the seed chooses the settings of the labels."""
+    labels = LabelsConfig(
+        attribute_to=("item", "seller", "category")[seed % 3],
+        credit=("every", "last")[seed % 2],
+        attribution_days=(1.5, 30)[seed // 2 % 2],
+        delayed_days=(0, 0, 2.5)[seed // 3 % 3],
+        refunds=("ignore", "cancel")[seed // 4 % 2],
+        refund_days=(1, 30)[seed // 8 % 2],
+        values=True,
+        dedup_seconds=(0, 7200)[seed // 12 % 2],
+    )
+    ids = ("user_id", "seller_id") if seed % 5 == 0 else ()
+    features = FEATURES.model_copy(update={"max_events_per_hour": (0, 12)[seed % 4 == 3]})
+    return dense_log(seed, columns=EVERY_COLUMN, string_ids=ids, labels=labels, features=features)

@@ -17,12 +17,20 @@ import numpy as np
 
 from cmdcm.core.config import FeaturesConfig, LabelsConfig
 from cmdcm.datasets.calendar import Promotion, PromotionCalendar
+from cmdcm.tests.features.reference_labels import (
+    DAY,
+    HOUR,
+    Event,
+    Row,
+    clicks_that_count,
+    known_times,
+    label_columns,
+    purchases_that_count,
+    without_bots,
+)
 
-Event = dict[str, Any]
-Row = dict[str, Any]
+__all__ = ["DAY", "HOUR", "Event", "Row"]
 
-HOUR = 60 * 60 * 1000
-DAY = 24 * HOUR
 KIND_ORDER = ("impression", "click", "micro", "favourite", "cart", "purchase", "refund")
 ENTITY_COLUMNS = ("category_id", "seller_id", "brand_id", "price")
 SEQUENCE_KINDS = (
@@ -49,17 +57,22 @@ def reference_examples(
         columns: The log's columns.
         calendar: The promotions.
         features: Windows, lengths and kinds.
-        labels: Intent event and attribution time.
+        labels: Which events count for a click, and how long.
         observed_until_ms: End of what the log shows.
         missing_category: What stands in a sequence for a category that is not known.
     """
+    # Copies, since events are told apart by identity.
+    events = [dict(e) for e in without_bots(events, features.max_events_per_hour)]
+    timeline = sorted(events, key=order)
+    clicks = clicks_that_count(timeline, labels)
+    purchases = purchases_that_count(timeline, labels)
     anchors = []
-    for event in events:
-        if event["kind"] != "click":
-            continue
-        promotion = open_window(event["time"], calendar)
-        if promotion is not None and promotion.promotion_end_ms <= observed_until_ms:
-            anchors.append((event, promotion))
+    for click in clicks:
+        promotion = open_window(click["time"], calendar)
+        if promotion is not None:
+            _, all_known = known_times(click["time"], promotion, labels)
+            if all_known <= observed_until_ms:
+                anchors.append((click, promotion))
     zone = ZoneInfo(calendar.timezone)
     anchors.sort(key=lambda anchor: (local_time(anchor[0]["time"], zone).date(), *order(anchor[0])))
     rows = []
@@ -74,17 +87,17 @@ def reference_examples(
         row |= shared_features(click, promotion, events, columns, features)
         row |= promotion_features(click, events, columns, calendar, labels.intent)
         row |= context_features(click, promotion, zone)
-        row |= label_columns(click, promotion, events, labels)
+        row |= label_columns(click, promotion, timeline, clicks, purchases, labels)
         row["promotion"] = promotion.name
         row["click_time_ms"] = click["time"]
-        row["observation_time_ms"] = observed_until_ms
+        row["observation_time_ms"] = min(observed_until_ms, row["delayed_known_ms"])
         rows.append(row)
     return rows
 
 
 def order(event: Event) -> tuple[Any, ...]:
-    """The order of a user's events: user, time, kind, item, then the item's columns, None first."""
-    others = [event.get(column) for column in ENTITY_COLUMNS]
+    """A user's events in order: time, kind, item, the item's columns, quantity; None first."""
+    others = [event.get(column) for column in (*ENTITY_COLUMNS, "quantity")]
     return (
         event["user_id"],
         event["time"],
@@ -130,7 +143,7 @@ def own_features(
         return result
 
     row: Row = {
-        "user_history": len(past),
+        "user_history": len([e for e in past if e["kind"] != "impression"]),
         "user_counts": counts(past),
         "user_item_counts": counts(on_item),
     }
@@ -245,42 +258,4 @@ def context_features(click: Event, promotion: Promotion, zone: ZoneInfo) -> Row:
         "hour_of_day": local.hour,
         "weekday": local.weekday(),
         "promotion_kind": promotion.kind,
-    }
-
-
-def label_columns(
-    click: Event, promotion: Promotion, events: Sequence[Event], labels: LabelsConfig
-) -> Row:
-    """Labels of a click from the later events on the same user and item."""
-    now, start, end = click["time"], promotion.promotion_start_ms, promotion.promotion_end_ms
-    known = min(start, now + round(labels.attribution_days * DAY))
-    later = [
-        e
-        for e in events
-        if e["user_id"] == click["user_id"]
-        and e["item_id"] == click["item_id"]
-        and e["time"] >= now
-    ]
-    purchases = [e["time"] for e in later if e["kind"] == "purchase"]
-    intents = [e["time"] for e in later if e["kind"] == labels.intent]
-    attributed = [time for time in purchases if time < known]
-    on_day = [time for time in purchases if start <= time < end]
-    direct = len(attributed) > 0
-    cart = len([time for time in intents if time < known]) > 0
-    bought_before = len([time for time in purchases if time < start]) > 0
-    delayed = not direct and len(on_day) > 0
-    delay = -1
-    if direct:
-        delay = min(attributed) - now
-    elif delayed:
-        delay = min(on_day) - now
-    return {
-        "direct": int(direct),
-        "cart": int(cart),
-        "open_cart": int(cart and not bought_before),
-        "delayed": int(delayed),
-        "conversion": int(direct or delayed),
-        "direct_known_ms": known,
-        "delayed_known_ms": end,
-        "conversion_delay_ms": delay,
     }

@@ -10,19 +10,19 @@ from hypothesis import given, settings
 from cmdcm.core.config import FeaturesConfig, LabelsConfig
 from cmdcm.core.errors import ConfigError
 from cmdcm.datasets.calendar import PromotionCalendar, to_ms
-from cmdcm.tests.features.logs import Log, calendar_in, dense_log, event, logs
-from cmdcm.tests.features.reference import DAY, HOUR
-
-EVERY_COLUMN = (
-    "user_id",
-    "item_id",
-    "kind",
-    "timestamp",
-    "category_id",
-    "seller_id",
-    "brand_id",
-    "price",
+from cmdcm.features.examples import build_examples
+from cmdcm.features.history import History, partition_totals
+from cmdcm.tests.features.logs import (
+    EVERY_COLUMN,
+    Log,
+    calendar_in,
+    dense_log,
+    dense_log_of_every_attribution,
+    event,
+    logs,
 )
+from cmdcm.tests.features.reference import DAY, HOUR, KIND_ORDER
+
 WINDOW = to_ms("2024-03-02", "Asia/Shanghai")
 START = to_ms("2024-03-05", "Asia/Shanghai")
 END = to_ms("2024-03-06", "Asia/Shanghai")
@@ -62,6 +62,10 @@ def types_of(log: Log) -> dict[str, pa.DataType]:
         ("direct", "cart", "open_cart", "delayed", "conversion"),
         pa.int64(),
     )
+    if log.labels.values:
+        types |= dict.fromkeys(("direct_quantity", "delayed_quantity"), pa.int64())
+        if "price" in log.columns:
+            types |= dict.fromkeys(("direct_value", "delayed_value"), pa.float32())
     types["promotion"] = pa.string()
     types |= dict.fromkeys(
         (
@@ -125,9 +129,9 @@ def test_types_and_order_of_columns(log):
         table.validate(full=True)
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(4, 10))
 def test_result_does_not_depend_on_the_order_of_the_events(seed):
-    log = dense_log(seed, columns=EVERY_COLUMN)
+    log = dense_log_of_every_attribution(seed)
     expected = log.examples()
     shuffled = list(log.events)
     for attempt in range(3):
@@ -143,14 +147,17 @@ def test_result_does_not_depend_on_how_users_are_partitioned(partitions):
 
 
 @pytest.mark.parametrize("rows", [1, 7, 50_000])
-def test_tables_hold_one_local_day_and_at_most_the_rows_asked_for(rows):
+def test_tables_hold_days_in_order_of_one_promotion_and_at_most_the_rows_asked_for(rows):
     log = dense_log(0)
     tables = log.examples(rows=rows)
     days = [
-        {str(day) for day in log.calendar.local_days(table["click_time_ms"].to_numpy())}
+        str(day)
         for table in tables
+        for day in log.calendar.local_days(table["click_time_ms"].to_numpy())
     ]
-    assert all(len(of_table) == 1 for of_table in days)
+    assert days == sorted(days)
+    assert len(set(days)) > len({row["promotion"] for row in log.rows()}) > 1
+    assert all(len(set(table["promotion"].to_pylist())) == 1 for table in tables)
     assert all(0 < len(table) <= rows for table in tables)
     assert [row for table in tables for row in table.to_pylist()] == log.rows()
 
@@ -203,6 +210,28 @@ def test_own_counts_from_inclusive_starts_until_just_before_the_click():
     # 1 hour: at click - HOUR and click - 1; the window: all but the one before it and the tie.
     assert row["user_counts"] == row["user_item_counts"] == [2, 4, 6]
     assert row["user_history"] == 7
+
+
+def test_the_history_is_what_the_user_did_and_not_what_was_shown():
+    past = [event(1, 3, kind, WINDOW) for kind in KIND_ORDER]
+    (row,) = Log([*past, event(1, 2, "click", WINDOW + HOUR)]).rows()[1:]
+    assert row["user_history"] == len(KIND_ORDER) - 1
+
+
+def test_an_impression_that_is_an_example_has_the_features_of_a_click():
+    past = [event(user, 2, kind, WINDOW) for kind in KIND_ORDER for user in (1, 2)]
+    inputs = [f.name for f in Log([]).spec.inputs]
+    rows = []
+    for kind in ("click", "impression"):
+        log = Log([*past, event(1, 2, kind, WINDOW + HOUR)])
+        kinds, intent = log.features.count_kinds, log.labels.intent
+        history = History.of([partition_totals(log.frame(), log.calendar, kinds, intent)], kinds)
+        of_kind = replace(log.settings, anchor_kind=kind)
+        (table,) = build_examples(log.frame(), history, of_kind)
+        rows += [r for r in table.to_pylist() if r["click_time_ms"] == WINDOW + HOUR]
+    click, impression = rows
+    assert {n: click[n] for n in inputs} == {n: impression[n] for n in inputs}
+    assert impression["user_history"] == 6
 
 
 def test_item_counts_see_complete_hours_of_all_users():

@@ -13,13 +13,12 @@ from hypothesis import strategies as st
 from cmdcm.datasets.calendar import PromotionCalendar, built_in
 from cmdcm.datasets.events import KIND_ENUM
 from cmdcm.features.columns import ITEM_PROMOTIONS, USER_PROMOTIONS
+from cmdcm.features.hashing import hash_ids
 from cmdcm.features.history import (
-    Timeline,
-    add_totals,
+    History,
     factorize,
     locate,
     partition_totals,
-    positions,
     promotion_pairs,
     user_promotions,
 )
@@ -126,12 +125,12 @@ def test_hours_are_sums_of_the_counted_kinds():
     totals = partition_totals(log.frame(), CALENDAR, kinds, "cart")
     for entity in ("item", "category"):
         expected = Counter(
-            (e[f"{entity}_id"], e["time"] // HOUR, e["kind"])
+            (hash_ids(pl.Series([e[f"{entity}_id"]]))[0], e["time"] // HOUR, e["kind"])
             for e in log.events
             if e[f"{entity}_id"] is not None and e["kind"] in kinds
         )
         got = {
-            (row["id"], row["time"], kind): row[kind]
+            (row["key"], row["time"], kind): row[kind]
             for row in totals[f"{entity}_hours"].to_dicts()
             for kind in kinds
             if row[kind]
@@ -147,15 +146,18 @@ def test_totals_add_up_however_users_are_partitioned(log, partitions):
             log.frame(events), log.calendar, log.features.count_kinds, log.labels.intent
         )
 
-    def rows(sums):
-        return {name: sorted(table.rows(), key=repr) for name, table in sums.items()}
-
     users = sorted({e["user_id"] for e in log.events})
     parts = [
         [e for e in log.events if users.index(e["user_id"]) % partitions == n]
         for n in range(partitions)
     ]
-    assert rows(add_totals([totals(part) for part in parts])) == rows(totals(log.events))
+    whole = History.of([totals(log.events)], log.features.count_kinds)
+    summed = History.of([totals(part) for part in parts], log.features.count_kinds)
+    for timelines, same in ((whole.hours, summed.hours), (whole.promotions, summed.promotions)):
+        assert timelines.keys() == same.keys()
+        for name, timeline in timelines.items():
+            for piece, values in vars(timeline).items():
+                assert getattr(same[name], piece).tolist() == values.tolist()
 
 
 def test_a_log_without_categories_has_totals_of_items_alone():
@@ -164,45 +166,11 @@ def test_a_log_without_categories_has_totals_of_items_alone():
     assert sorted(totals) == ["item_hours", "item_promotions"]
 
 
-def test_timeline_counts_equal_loops():
-    rows = [("b", 3, 1, 0), ("a", 5, 2, 7), ("b", 4, 10, 0), ("a", 1, 4, 1)]
-    totals = pl.DataFrame(rows, schema=["id", "time", "x", "y"], orient="row")
-    timeline = Timeline.of(totals, ["x", "y"])
-    ids = ["a", "b", "a", "c"]
-    groups = positions(pl.Series(ids), timeline.ids)
-    until, since = np.array([5, 5, 6, 9]), np.array([[0, 2], [4, 0], [5, 0], [0, 0]])
-    got = timeline.counts(groups, until, since)
-    assert got.tolist() == [
-        [4, 0, 1, 0],
-        [10, 11, 0, 0],
-        [2, 6, 7, 8],
-        [0, 0, 0, 0],
-    ]
-
-
-def test_a_timeline_of_nothing_counts_nothing():
-    totals = pl.DataFrame(schema={"id": pl.Int64, "time": pl.Int64, "x": pl.Int32})
-    timeline = Timeline.of(totals, ["x"])
-    groups = positions(pl.Series([1, None]), timeline.ids)
-    assert groups.tolist() == [-1, -1]
-    assert timeline.counts(groups, np.array([5, 5]), np.array([[0], [0]])).tolist() == [[0], [0]]
-
-
 @pytest.mark.parametrize("ids", [[3, None, 1, 3, None, 2], ["b", "", None, "a", "b", "ä"]])
 def test_factorize_numbers_ids_by_their_first_row(ids):
     distinct, codes = factorize(pl.Series(ids))
     assert distinct.to_list() == list(dict.fromkeys(x for x in ids if x is not None))
     assert [None if code < 0 else distinct[int(code)] for code in codes] == ids
-
-
-def test_positions_keep_the_order_of_many_rows():
-    rng = np.random.default_rng(0)
-    distinct = rng.permutation(50_000)
-    ids = rng.integers(-10, 50_010, 200_000)
-    where = np.full(50_020, -1)
-    where[distinct] = np.arange(50_000)
-    expected = np.where(ids < 0, -1, where[ids])
-    assert (positions(pl.Series(ids), pl.Series(distinct)) == expected).all()
 
 
 def test_user_promotions_sum_each_users_own():
@@ -214,7 +182,7 @@ def test_user_promotions_sum_each_users_own():
         ]
     )
     timeline = user_promotions(log.frame(), CALENDAR, "cart")
-    groups = positions(pl.Series([1, 2, 3]), timeline.ids)
+    groups = timeline.find(hash_ids(pl.Series([1, 2, 3])))
     got = timeline.counts(groups, np.array([1, 1, 1]), np.zeros((3, 1), np.int64))
     named = [dict(zip(USER_PROMOTIONS, row, strict=True)) for row in got.tolist()]
     assert [(row["promotions_seen"], row["clicks"], row["day_purchases"]) for row in named] == [

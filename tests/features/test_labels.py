@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from cmdcm.core.config import LabelsConfig
 from cmdcm.datasets.calendar import PromotionCalendar, promotion, to_ms
-from cmdcm.features.labels import PairEvents, label
-from cmdcm.features.windows import group_starts
+from cmdcm.features.labels import PairEvents, Periods, label
+from cmdcm.features.windows import NEVER, group_starts
 from cmdcm.tests.features.logs import Log, event
 
 OPENS, STARTS, ENDS = 0, 100, 120
@@ -33,17 +33,22 @@ def labels(
     intents: Sequence[int] = (),
     click: int = 10,
     attribution: int = 1000,
+    delayed: int | None = None,
+    refund: int = 0,
+    next_click: int = NEVER,
 ) -> dict[str, Any]:
     """Labels of one click; a second pair with events all over the time must not matter."""
     everywhere = list(range(0, 130))
-    result = label(
+    result, amounts = label(
         np.array([click]),
         np.array([[OPENS, STARTS, ENDS]]),
         np.array([1]),
+        np.array([next_click]),
         grouped([everywhere, purchases, everywhere]),
         grouped([everywhere, intents, everywhere]),
-        attribution,
+        Periods(attribution, delayed, refund),
     )
+    assert amounts == {}
     return {name: int(value[0]) for name, value in vars(result).items()}
 
 
@@ -125,27 +130,73 @@ def test_known_times(attribution, known):
     assert result["delayed_known_ms"] == ENDS
 
 
+@pytest.mark.parametrize(("time", "counts"), [(104, 1), (105, 0)])
+def test_the_limit_of_delayed_purchases_ends_exclusively(time, counts):
+    assert flags(purchases=[time], delayed=95)["delayed"] == counts
+    assert flags(purchases=[50], delayed=5)["direct"] == 1  # limits no direct purchase
+
+
+@pytest.mark.parametrize(("delayed", "known"), [(1, 100), (90, 100), (95, 105), (1000, 120)])
+def test_with_a_limit_all_is_known_at_its_end_but_not_before_the_promotion(delayed, known):
+    assert labels(delayed=delayed)["delayed_known_ms"] == known
+
+
+def test_labels_are_known_when_no_refund_can_come_any_more():
+    result = labels(attribution=5, delayed=95, refund=7)
+    assert (result["direct_known_ms"], result["delayed_known_ms"]) == (22, 112)
+
+
+@pytest.mark.parametrize(("time", "counts"), [(19, 1), (20, 0)])
+def test_the_next_click_takes_over_the_credit(time, counts):
+    assert flags(purchases=[time], next_click=20)["direct"] == counts
+    assert flags(intents=[time], next_click=20)["cart"] == counts
+
+
+@pytest.mark.parametrize(("next_click", "counts"), [(99, 0), (100, 1), (105, 1)])
+def test_the_last_click_before_the_promotion_has_the_credit_on_its_days(next_click, counts):
+    assert flags(purchases=[110], next_click=next_click)["delayed"] == counts
+
+
+def test_a_purchase_that_another_click_has_the_credit_for_closes_the_cart():
+    got = flags(intents=[15], purchases=[30], next_click=20)
+    assert got == NONE | {"cart": 1}
+
+
+def test_a_click_of_the_same_time_takes_over_all_credit():
+    assert flags(intents=[10], purchases=[10, 110], next_click=10) == NONE
+
+
 times = st.lists(st.integers(0, 130), max_size=5)
 
 
-@given(times, times, st.integers(0, 99), st.sampled_from([1, 5, 50, 1000]))
-def test_labels_are_consistent(purchases, intents, click, attribution):
-    got = labels(purchases, intents, click, attribution)
+@given(
+    times,
+    times,
+    st.integers(0, 99),
+    st.sampled_from([1, 5, 50, 1000]),
+    st.sampled_from([None, 1, 50, 100, 1000]),
+    st.sampled_from([0, 3]),
+    st.sampled_from([0, 20, NEVER]),
+)
+def test_labels_are_consistent(purchases, intents, click, attribution, delayed, refund, after):
+    next_click = NEVER if after == NEVER else click + after
+    got = labels(purchases, intents, click, attribution, delayed, refund, next_click)
     assert got["direct"] + got["delayed"] == got["conversion"]
     assert got["open_cart"] <= got["cart"]
     assert not (got["open_cart"] and got["direct"])
     assert (got["conversion_delay_ms"] >= 0) == bool(got["conversion"])
-    assert click < got["direct_known_ms"] <= STARTS < got["delayed_known_ms"]
+    assert click < got["direct_known_ms"] <= STARTS + refund <= got["delayed_known_ms"]
 
 
 def test_a_batch_labels_each_click_by_its_own_pair_and_promotion():
-    result = label(
+    result, _ = label(
         np.array([10, 10, 210]),
         np.array([[0, 100, 120], [0, 100, 120], [200, 300, 320]]),
         np.array([0, 1, 0]),
+        np.full(3, NEVER),
         grouped([[105, 250], [50]]),
         grouped([[], []]),
-        1000,
+        Periods(1000),
     )
     assert result.direct.tolist() == [False, True, True]
     assert result.delayed.tolist() == [True, False, False]
@@ -154,9 +205,32 @@ def test_a_batch_labels_each_click_by_its_own_pair_and_promotion():
     assert result.delayed_known_ms.tolist() == [120, 120, 320]
 
 
+def test_quantity_and_value_are_summed_over_the_purchases_that_count():
+    times = np.array([5, 10, 99, 100, 119, 120], np.int64)
+    pieces = np.array([1, 2, 4, 8, 16, 32], np.int64)
+    purchases = PairEvents(times, np.array([0, 6]), pieces, pieces / 2)
+    clicks = np.array([10, 11, 100 - 1, 10])
+    _, amounts = label(
+        clicks,
+        np.array([[OPENS, STARTS, ENDS]] * 4),
+        np.zeros(4, np.int64),
+        np.array([NEVER, NEVER, NEVER, 11]),
+        purchases,
+        grouped([[]]),
+        Periods(88, delayed=109),
+    )
+    # The second: 99 comes after its 88; 119 is in its limit of 109, which ends at 120.
+    assert amounts["direct_quantity"].tolist() == [2, 0, 4, 2]
+    assert amounts["delayed_quantity"].tolist() == [0, 24, 0, 0]
+    assert amounts["direct_value"].tolist() == [1, 0, 2, 1]
+    assert amounts["delayed_value"].tolist() == [0, 12, 0, 0]
+    assert [values.dtype for values in amounts.values()] == ["int64", "float32"] * 2
+
+
 def test_no_clicks_give_no_labels():
     empty = np.zeros(0, np.int64)
-    result = label(empty, empty.reshape(0, 3), empty, grouped([[]]), grouped([[]]), 5)
+    some = grouped([[]])
+    result, _ = label(empty, empty.reshape(0, 3), empty, empty, some, some, Periods(5))
     assert all(value.shape == (0,) for value in vars(result).values())
 
 

@@ -20,11 +20,13 @@ from cmdcm.core.config import (
 )
 from cmdcm.core.errors import DataError, OutputError
 from cmdcm.core.files import read_manifest, sha256, verify_manifest
-from cmdcm.datasets.calendar import built_in, to_ms
+from cmdcm.datasets.calendar import built_in, calendar_of, to_ms
 from cmdcm.datasets.log import EventLog, open_event_log, write_event_log
-from cmdcm.features import pipeline
+from cmdcm.features import output, pipeline
 from cmdcm.features.columns import LABELS
-from cmdcm.features.pipeline import EXAMPLES, build_dataset, calendar_of, observed_until
+from cmdcm.features.encode import RecordWriter
+from cmdcm.features.pipeline import build_dataset
+from cmdcm.features.plan import EXAMPLES, observed_until
 from cmdcm.features.schema import read_schema
 from cmdcm.features.spec import FeatureSpec
 from cmdcm.features.statistics import read_statistics
@@ -165,6 +167,7 @@ def test_what_made_the_examples_lies_beside_them(log, dataset):
         "schema.pbtxt",
         "spec.json",
         "statistics.pbtxt",
+        "statistics.zip",
     }
 
 
@@ -273,17 +276,28 @@ def full_disk(function: Callable[..., Any], calls: int) -> Callable[..., Any]:
 @pytest.mark.parametrize(
     ("owner", "name", "calls"),
     [
-        (pq.ParquetWriter, "write_table", 0),
-        (pipeline, "write_tfrecords", 2),
-        (pipeline, "write_schema", 0),
-        (pipeline, "write_manifest", 0),
+        (pipeline, "write_run", 0),
+        (pipeline, "write_run", 4),
+        (pipeline, "write_timeline", 1),
+        (RecordWriter, "write", 2),
+        (output, "write_schema", 0),
+        (output, "write_manifest", 0),
     ],
 )
-def test_a_full_disk_leaves_nothing(events, tmp_path, monkeypatch, owner, name, calls):
-    monkeypatch.setattr(owner, name, full_disk(getattr(owner, name), calls))
-    with pytest.raises(OutputError, match="no space left"):
-        build_dataset(events, tmp_path / "examples", config())
-    assert list(tmp_path.iterdir()) == []
+def test_a_full_disk_publishes_nothing_and_the_next_run_goes_on(
+    events, tmp_path, monkeypatch, owner, name, calls
+):
+    target = tmp_path / "examples"
+    with monkeypatch.context() as patched:
+        patched.setattr(owner, name, full_disk(getattr(owner, name), calls))
+        with pytest.raises(OutputError, match="no space left"):
+            build_dataset(events, target, config(partitions=3))
+    assert not target.exists()
+    build_dataset(events, target, config(partitions=3))
+    verify_manifest(target)
+    assert [path.name for path in tmp_path.iterdir()] == ["examples"]
+    build_dataset(events, tmp_path / "fresh", config(partitions=3))
+    assert shards_of(target) == shards_of(tmp_path / "fresh")
 
 
 def test_an_existing_dataset_is_replaced_only_if_asked_and_only_as_a_whole(
@@ -297,7 +311,7 @@ def test_an_existing_dataset_is_replaced_only_if_asked_and_only_as_a_whole(
     assert shards_of(target) == before
 
     with monkeypatch.context() as patched:
-        patched.setattr(pipeline, "write_tfrecords", full_disk(pipeline.write_tfrecords, 2))
+        patched.setattr(RecordWriter, "write", full_disk(RecordWriter.write, 2))
         with pytest.raises(OutputError, match="no space left"):
             build_dataset(events, target, config(), overwrite=True)
     assert shards_of(target) == before

@@ -8,11 +8,14 @@ from hypothesis import strategies as st
 
 from cmdcm.features.windows import (
     NEVER,
+    cancelled_purchases,
     first_at_or_after,
     group_starts,
     last_before,
+    repeated_clicks,
     running_totals,
     window_counts,
+    window_sums,
 )
 
 KINDS = 3
@@ -120,3 +123,45 @@ def test_counts_stay_right_where_running_totals_pass_the_largest_int32():
     starts = np.array([0, 3])
     got = window_counts(times, prefix, starts, np.array([0]), np.array([3]), np.array([[0, 1, 2]]))
     assert got.tolist() == [[3, 2, 1]]
+
+
+@given(grouped_queries(), st.sampled_from([0, 1, 5, 30]), st.booleans())
+def test_window_sums(case, length, whole):
+    groups, queries = case
+    times, _, starts = flatten(groups)
+    values = np.arange(1, len(times) + 1) * (1 if whole else 0.5)
+    numbers, since = columns(queries)
+    got = window_sums(times, values, starts, numbers, since, since + length)
+    assert got.dtype == values.dtype
+    for (group, instant), total in zip(queries, got, strict=True):
+        low, high = (0, 0) if group < 0 else starts[group : group + 2]
+        inside = (times >= instant) & (times < instant + length)
+        assert total == values[low:high][inside[low:high]].sum()
+
+
+def test_a_repeated_click_does_not_repeat_for_the_next_one():
+    times = np.array([0, 4, 5, 9, 10, 10, 3, 3, 8])
+    groups = np.array([0, 0, 0, 0, 0, 0, 1, 1, 1])
+    expected = [False, True, False, True, False, True, False, True, False]
+    assert repeated_clicks(times, groups, 5).tolist() == expected
+    assert repeated_clicks(times[:0], groups[:0], 5).tolist() == []
+
+
+def cancelled(events, within=100):
+    """Events of one group: a time, negative for a refund."""
+    times = np.abs(np.array(events, np.int64))
+    refunds = np.array(events) < 0
+    return cancelled_purchases(times, np.zeros(len(times), np.int64), refunds, within).tolist()
+
+
+def test_refunds_cancel_the_latest_purchase_that_is_left():
+    assert cancelled([1, 2, -3, -4]) == [True, True, False, False]
+    assert cancelled([1, 2, -3, 4, -5, -6, -7]) == [True, True, False, True] + [False] * 3
+    assert cancelled([-1, 2]) == [False, False]
+    assert cancelled([1, -11, 12, -13], within=10) == [True, False, True, False]
+    assert cancelled([1, -12, 13, -14, -15], within=10) == [False, False, True, False, False]
+
+
+def test_refunds_do_not_reach_into_another_group():
+    times, refunds = np.array([1, 2, 3]), np.array([False, True, True])
+    assert cancelled_purchases(times, np.array([0, 1, 1]), refunds, 9).tolist() == [False] * 3
