@@ -13,6 +13,9 @@ ROOT = Path(__file__).resolve().parent
 FOLDERS = [path.parent for stage in STAGES for path in (ROOT / stage).rglob("__init__.py")]
 PACKAGES = ["cmdcm", *sorted(".".join(("cmdcm", *f.relative_to(ROOT).parts)) for f in FOLDERS)]
 
+# PySpark calls Arrow functions only where pandas is installed, and warns of pandas 3.
+SPARK = ["pyspark>=4.1,<5", "pandas>=2.2,<3"]
+
 
 class BuildPy(build_py):
     """Leaves this file out of the wheel: it lies in the folder of the package `cmdcm`."""
@@ -53,6 +56,8 @@ setup(
         "numba>=0.61,<1",
         "numpy>=1.26,<3",
         "pydantic>=2.9,<3",
+        "fsspec>=2024.6",
+        "universal-pathlib>=0.2.6,<1",
         "grpcio>=1.70,<2",
         "grpcio-health-checking>=1.70,<2",
         "matplotlib>=3.9,<4",
@@ -61,7 +66,12 @@ setup(
         "tzdata>=2024.1",
     ],
     extras_require={
+        # Compresses shards three times as fast (features.gzip).
+        "isal": ["isal>=1.7,<2"],
+        "spark": SPARK,
         "dev": [
+            *SPARK,
+            "duckdb>=1.3,<3",
             "hypothesis>=6.100,<7",
             "mypy>=1.14,<3",
             "pytest>=8,<10",
