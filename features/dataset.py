@@ -2,12 +2,15 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from absl import logging
 
 from cmdcm.core.config import Config, SplitConfig
+from cmdcm.core.errors import DataError
 from cmdcm.core.files import read_manifest
-from cmdcm.datasets.calendar import PromotionCalendar
-from cmdcm.features.pipeline import EXAMPLES, calendar_of
+from cmdcm.datasets.calendar import PromotionCalendar, calendar_of
+from cmdcm.features.plan import EXAMPLES
 from cmdcm.features.spec import FeatureSpec
 from cmdcm.features.split import Split, files_of, split_days
 
@@ -38,9 +41,39 @@ class ExampleSet:
             split_days(manifest, config),
         )
 
-    def files(self, part: str) -> list[Path]:
-        """Returns the shards of `train`, `validation` or `test`."""
-        return files_of(self.directory, getattr(self.split, part))
+    def files(self, part: str, on_corrupt: Literal["fail", "skip"] = "fail") -> list[Path]:
+        """Returns the shards of `train`, `validation` or `test`.
+
+        Args:
+            part: Name of the part.
+            on_corrupt: What to do when a shard is missing, or has another size than the manifest
+                says: `fail`, or `skip` it if it is missing, and log a warning.
+
+        Raises:
+            DataError: Names the first ten such shards.
+        """
+        days = getattr(self.split, part)
+        files = files_of(self.directory, days)
+        sizes = {f.relative_to(self.directory).as_posix(): f.stat().st_size for f in files}
+        listed = {
+            name: entry["bytes"]
+            for name, entry in self.manifest["files"].items()
+            if name.split("/")[0] in days
+        }
+        faults = [
+            f"{name}: {sizes.get(name, 'missing')}, the manifest says {listed.get(name, 'nothing')}"
+            for name in sorted(sizes.keys() | listed.keys())
+            if sizes.get(name) != listed.get(name)
+        ]
+        if faults:
+            message = (
+                f"{self.directory} has shards of another size in bytes than its manifest says: "
+                f"{'; '.join(faults[:10])}. Copy or write them again"
+            )
+            if on_corrupt == "fail":
+                raise DataError(f'{message}, or train with training.on_corrupt = "skip".')
+            logging.warning("%s.", message)
+        return files
 
     def total(self, part: str, column: str = "rows") -> int:
         """Returns the rows of a part, or the sum of a label over it."""

@@ -1,28 +1,31 @@
 """Input of training and evaluation: TFRecord files -> tf.data batches of a spec's tensors.
 
-Records are batched while serialized and parsed by one op a batch, which is nine times faster than
-one by one. `parse_examples` is the same in training and in the serving signature.
+Compiled Python reads, shuffles and decodes (`records.py`, `decode.py`) under tf.data, which runs it
+ahead of the consumer, on several threads: the GIL is free meanwhile. `parse_examples` gives the
+same tensors by TensorFlow's ops alone, for the serving signatures.
 """
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import tensorflow as tf
 from absl import logging
 
 from cmdcm.core.errors import DataError
+from cmdcm.features.decode import Decoder, Strings
+from cmdcm.features.feeding import CALLS, Batches
+from cmdcm.features.records import Stream, batches, read_file, share, shuffle, take_turns
+from cmdcm.features.sampling import WEIGHT, RowWeights, outputs
 from cmdcm.features.spec import Feature, FeatureSpec, subset
-from cmdcm.features.tfrecord import is_gzip, is_whole, verify
+from cmdcm.features.tfrecord import is_gzip
 
 _DTYPES = {"int64": tf.int64, "float32": tf.float32, "string": tf.string}
 _OPEN_FILES = 8  # that shuffled reading takes turns of
-_TURN = 16  # records
-_PARALLEL_READS = 2
-_PARALLEL_PARSES = 2
-_PREFETCH = 4  # batches
+_PARALLEL_DECODES = 2
+_PREFETCH = 4  # batches, serialized and decoded each
 
 
 def parse_examples(serialized: tf.Tensor, features: Sequence[Feature]) -> dict[str, tf.Tensor]:
@@ -91,23 +94,24 @@ def examples(
     workers: int = 1,
     on_corrupt: Literal["fail", "skip"] = "fail",
     skipped: list[DataError] | None = None,
+    weights: RowWeights | None = None,
 ) -> tf.data.Dataset:
     """Reads TFRecord files, plain or gzip, as batches of one epoch.
 
-    Iterate inside `input_errors(files)` to have a corrupted file or a wrong column named.
+    Iterate inside `input_errors()` to have a corrupted file or a wrong column named.
 
     Args:
         files: Files of examples, the same list on every worker.
         spec: The columns of the examples.
         batch_size: Examples of a batch; the last one may have fewer.
-        columns: Names of the columns to parse; all of the spec by default.
+        columns: Names of the columns to decode; all of the spec by default.
         shuffle_seed: Shuffles files and records, in an order that depends on the files, this seed
             and `epoch` alone. Without it the order is that of the files and of their records.
         epoch: Number of the epoch.
         shuffle_buffer: Records in the shuffle buffer.
         drop_remainder: Leave a last, smaller batch out; batches then have a static size.
         skip_batches: Batches to pass over; the rest is as it would have been. They are read, but
-            not parsed.
+            not decoded.
         deterministic: Keep the order fixed; otherwise batches may overtake each other.
         worker: Number of this worker, from 0.
         workers: Workers that share the examples, each reading a part: whole files when there is
@@ -115,58 +119,50 @@ def examples(
         on_corrupt: What to do at a corrupted or truncated record: `fail`, or log a warning and
             `skip` the rest of its file.
         skipped: Receives the error of every file whose rest was skipped.
+        weights: Leaves negative rows out, before they are batched, and adds the column
+            `row_weight`, float32 [batch], if any are asked for.
 
     Returns:
         A data set of dicts of tensors by name, as `parse_examples` gives them.
 
     Raises:
         DataError: There are no files, or one cannot be read.
+        ConfigError: Unknown columns.
     """
     if not files:
         raise DataError("there are no TFRecord files to read")
     if not 0 <= worker < workers:
         raise ValueError(f"`worker` should be in [0, {workers}). Received: {worker}")
-    wanted = spec if columns is None else subset(spec, columns)
+    wanted = (spec if columns is None else subset(spec, columns)).features
+    weights = weights or RowWeights(spec)
     by_file = len(files) >= workers
-    names = [str(file) for file in (files[worker::workers] if by_file else files)]
-    random = np.random.default_rng((shuffle_seed or 0, epoch))
-    if shuffle_seed is not None:
-        random.shuffle(names)
-    kinds = ["GZIP" if is_gzip(Path(name)) else "" for name in names]
+    own = [Path(file) for file in (files[worker::workers] if by_file else files)]
+    for file in own:
+        is_gzip(file)  # it can be read
 
-    def report(file: Path) -> None:
-        try:
-            verify(file)
-        except DataError as error:
-            logging.warning("skipped the rest of a file: %s", error)
-            if skipped is not None:
-                skipped.append(error)
+    def report(error: DataError) -> None:
+        logging.warning("skipped the rest of a file: %s", error)
+        if skipped is not None:
+            skipped.append(error)
 
-    def records(name: tf.Tensor, kind: tf.Tensor) -> tf.data.Dataset:
-        dataset = tf.data.TFRecordDataset(name, kind)
-        if on_corrupt == "skip":
-            return _watched(dataset.ignore_errors(), name, report)
-        return _watched(dataset, name, _check_end)
-
-    dataset = tf.data.Dataset.from_tensor_slices((names, kinds))
-    if shuffle_seed is None:
-        dataset = dataset.flat_map(records)
-    else:
-        dataset = dataset.interleave(
-            records,
-            _OPEN_FILES,
-            _TURN,
-            num_parallel_calls=_PARALLEL_READS,
-            deterministic=deterministic,
+    def stream(skip: int) -> Stream:
+        random = np.random.default_rng((shuffle_seed or 0, epoch))
+        order = own if shuffle_seed is None else [own[i] for i in random.permutation(len(own))]
+        records = take_turns(
+            (read_file(file, report if on_corrupt == "skip" else None) for file in order),
+            1 if shuffle_seed is None else _OPEN_FILES,
         )
-    if not by_file:
-        dataset = dataset.shard(workers, worker)
-    if shuffle_seed is not None:
-        dataset = _shuffle(dataset, shuffle_buffer, random)
-    dataset = dataset.batch(batch_size, drop_remainder).skip(skip_batches)
+        if not by_file:
+            records = share(records, worker, workers)
+        records = weights.sample(records, shuffle_seed or 0, epoch)
+        if shuffle_seed is not None:
+            records = shuffle(records, shuffle_buffer, random)
+        return batches(records, batch_size, drop_remainder, skip)
+
+    dataset = _numbered(Batches(stream), skip_batches).prefetch(_PREFETCH)
     dataset = dataset.map(
-        lambda serialized: parse_examples(serialized, wanted.features),
-        num_parallel_calls=_PARALLEL_PARSES,
+        _decoding(spec, wanted, weights, batch_size if drop_remainder else None),
+        num_parallel_calls=_PARALLEL_DECODES,
         deterministic=deterministic,
     )
     options = tf.data.Options()
@@ -176,62 +172,72 @@ def examples(
     return dataset.prefetch(_PREFETCH).with_options(options)
 
 
-def _shuffle(dataset: tf.data.Dataset, buffer: int, random: np.random.Generator) -> tf.data.Dataset:
-    """Shuffles records as `Dataset.shuffle` does, which would mix in TensorFlow's global seed."""
-    seed, seed2 = random.integers(1, 2**31, 2)
-    shuffled = tf.raw_ops.ShuffleDataset(
-        input_dataset=tf.data.experimental.to_variant(dataset),
-        buffer_size=tf.constant(buffer, tf.int64),
-        seed=tf.constant(seed, tf.int64),
-        seed2=tf.constant(seed2, tf.int64),
-        output_types=[tf.string],
-        output_shapes=[[]],
-        reshuffle_each_iteration=False,
-    )
-    return tf.data.experimental.from_variant(shuffled, dataset.element_spec)
+def _numbered(batch: Batches, first: int) -> tf.data.Dataset:
+    read = CALLS.counted(lambda number: batch(int(number)))
+
+    def call(number: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        memory, stops = tf.numpy_function(read, [number], [tf.uint8, tf.int64], stateful=False)
+        return tf.ensure_shape(memory, [None]), tf.ensure_shape(stops, [None])
+
+    numbers = tf.data.Dataset.range(first, tf.int64.max)
+    return numbers.map(call).take_while(lambda memory, stops: tf.size(stops) > 0)
 
 
-def _watched(
-    dataset: tf.data.Dataset, name: tf.Tensor, check: Callable[[Path], None]
-) -> tf.data.Dataset:
-    """Runs `check` on a file when its records are through."""
+def _decoding(
+    spec: FeatureSpec, wanted: Sequence[Feature], weights: RowWeights, batch_size: int | None
+) -> Callable[[tf.Tensor, tf.Tensor], dict[str, tf.Tensor]]:
+    """Returns the function from a serialized batch to its tensors."""
+    decoder = Decoder(spec, outputs(wanted, weights))
+    types = [
+        t
+        for f in wanted
+        for t in ((tf.int64, tf.string) if f.dtype == "string" else (_DTYPES[f.dtype],))
+    ]
+    types += [tf.float32] if weights.asked else []
 
-    def run(name: bytes) -> bool:
-        check(Path(name.decode()))
-        return False
+    def decode(memory: np.ndarray, stops: np.ndarray) -> list[Any]:
+        address = memory.ctypes.data
+        starts = np.concatenate([[0], stops[:-1]])
+        columns = decoder.decode_memory(address + starts, address + stops)
+        arrays = list[Any]()
+        for feature in wanted:
+            column = columns[feature.name]
+            arrays += [column.index, column.proto] if isinstance(column, Strings) else [column]
+        if weights.asked:
+            arrays.append(weights.weigh(columns, len(stops)))
+        return arrays
 
-    # An empty data set behind the records.
-    end = tf.data.Dataset.from_tensors(name).filter(
-        lambda name: tf.ensure_shape(tf.numpy_function(run, [name], tf.bool), [])
-    )
-    return dataset.concatenate(end)
+    counted = CALLS.counted(decode)
 
+    def tensors(memory: tf.Tensor, stops: tf.Tensor) -> dict[str, tf.Tensor]:
+        made = iter(tf.numpy_function(counted, [memory, stops], types, stateful=False))
+        batch = {}
+        for feature in wanted:
+            tensor = next(made)
+            if feature.dtype == "string":
+                strings = tf.ensure_shape(tf.io.parse_tensor(next(made), tf.string), [None])
+                tensor = tf.gather(strings, tensor)
+            shape = [] if feature.shape == "scalar" else [feature.length]
+            batch[feature.name] = tf.ensure_shape(tensor, [batch_size, *shape])
+        if weights.asked:
+            batch[WEIGHT] = tf.ensure_shape(next(made), [batch_size])
+        return batch
 
-def _check_end(file: Path) -> None:
-    """Checks what TensorFlow passes over: a plain file that ends inside a record's header.
-
-    A gzip file would have to be read a second time; its manifest's checksum guards it.
-    """
-    if not (is_gzip(file) or is_whole(file)):
-        verify(file)
+    return tensors
 
 
 @contextlib.contextmanager
-def input_errors(files: Sequence[Path]) -> Iterator[None]:
-    """Turns TensorFlow's errors at bad input into errors that name the file or the column.
+def input_errors() -> Iterator[None]:
+    """Turns the errors that reading and decoding raise inside TensorFlow into their own.
 
     Raises:
-        DataError: Names the first of `files` with a corrupted or truncated record and its offset,
-            or the feature whose values do not have the type or the length of the spec.
+        DataError: Names the first file with a corrupted or truncated record and its offset, or the
+            feature whose values do not have the type or the number of the spec.
     """
     try:
         yield
-    except (tf.errors.DataLossError, tf.errors.UnknownError):
-        for file in files:
-            verify(file)
-        raise
-    except tf.errors.InvalidArgumentError as error:
-        if "Key: " not in error.message:
+    except tf.errors.UnknownError as error:
+        _, ours, text = error.message.partition(f"{DataError.__name__}: ")
+        if not ours:
             raise
-        reason = error.message[error.message.index("Key: ") :].splitlines()[0]
-        raise DataError(f"an example does not have the columns of its spec. {reason}") from error
+        raise DataError(text.partition("\nTraceback")[0]) from error

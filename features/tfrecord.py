@@ -6,11 +6,11 @@ run of records, plain or in gzip members. Source: tensorflow/core/lib/io/record_
 tensorflow/core/lib/hash/crc32c.h.
 """
 
-import contextlib
 import gzip
 import importlib
 import zlib
 from collections.abc import Iterator
+from io import BufferedIOBase
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -130,25 +130,6 @@ def _scan(data: np.ndarray, bounds: np.ndarray) -> tuple[int, int, int]:
     return count, at, _SOUND
 
 
-@njit(nogil=True, cache=True)
-def _end_of_records(data: np.ndarray) -> int:
-    """Follows the lengths of the records and returns the place they lead to."""
-    base, size = i64(data.ctypes.data), i64(data.size)
-    at = i64(0)
-    while at + HEADER <= size:
-        length = i64(load_u64(base + at))
-        if length < 0 or length > size - at - HEADER - FOOTER:
-            break
-        at += HEADER + length + FOOTER
-    return at
-
-
-def is_whole(path: Path) -> bool:
-    """Returns whether the records of a plain file fill it; reads their lengths alone."""
-    size = Path(path).stat().st_size
-    return size == 0 or _end_of_records(np.memmap(path, np.uint8, "r")) == size
-
-
 def is_gzip(path: Path) -> bool:
     """Returns whether the content of a file is gzip, whatever its name.
 
@@ -182,7 +163,7 @@ def read_records(path: Path) -> Iterator[bytes]:
         DataError: The file cannot be read; or a record is corrupted or truncated: names the file,
             the record and its byte offset (in the uncompressed data of a gzip file).
     """
-    for data, bounds in _chunks(path):
+    for data, bounds in read_blocks(path):
         for start, stop in bounds.tolist():
             yield data[start:stop].tobytes()
 
@@ -193,14 +174,27 @@ def verify(path: Path) -> int:
     Raises:
         DataError: As `read_records`.
     """
-    return sum(len(bounds) for _, bounds in _chunks(path))
+    return sum(len(bounds) for _, bounds in read_blocks(path))
 
 
-def _chunks(path: Path) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yields pieces of the file, uint8, and the bounds [records, 2] of the records in each."""
-    bounds = np.empty((_CHUNK // (HEADER + FOOTER), 2), np.int64)
+def read_blocks(
+    path: Path, size: int = _CHUNK, slack: int = 0
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yields a TFRecord file in blocks of about `size` bytes, every record checked.
+
+    Args:
+        path: File, plain or gzip.
+        size: Bytes to read at once.
+        slack: Bytes that follow a block's data in memory and can be read.
+
+    Yields:
+        The block, uint8, and where the data of its records is in it, int64 [records, 2].
+
+    Raises:
+        DataError: As `read_records`, after the sound records before the bad one.
+    """
     compressed = is_gzip(path)
-    records, offset, rest = 0, 0, b""
+    records, offset, rest = 0, 0, np.empty(0, np.uint8)
 
     def fault(reason: str) -> DataError:
         where = " of its uncompressed data" if compressed else ""
@@ -209,27 +203,27 @@ def _chunks(path: Path) -> Iterator[tuple[np.ndarray, np.ndarray]]:
             'Write this shard again, or read with on_corrupt="skip".'
         )
 
-    with contextlib.closing(gzip.open(path) if compressed else _open(path)) as stream:
+    with cast(BufferedIOBase, gzip.open(path) if compressed else _open(path)) as stream:
         while True:
+            memory = np.empty(len(rest) + size + slack, np.uint8)
+            memory[: len(rest)] = rest
             try:
-                block = stream.read(_CHUNK)
+                read = stream.readinto(memory[len(rest) : len(rest) + size].data)
             except (OSError, EOFError, zlib.error) as error:
                 raise fault(f"cannot be read: {error}") from error
-            data = np.frombuffer(rest + block, np.uint8)
-            begin, status = 0, _SOUND
-            while status == _SOUND:
-                count, size, status = _scan(data[begin:], bounds)
-                if not count:
-                    break
-                yield data, bounds[:count] + begin
-                records, offset, begin = records + count, offset + size, begin + size
+            data = memory[: len(rest) + read]
+            bounds = np.empty((len(data) // (HEADER + FOOTER), 2), np.int64)
+            count, used, status = _scan(data, bounds)
+            if count:
+                yield data, bounds[:count]
+            records, offset = records + count, offset + used
             if status != _SOUND:
                 part = "length" if status == _BAD_LENGTH else "data"
                 raise fault(f"is corrupted: the CRC of its {part} does not match")
-            rest = data[begin:].tobytes()
-            if not block:
+            rest = data[used:]
+            if not read:
                 break
-    if rest:
+    if len(rest):
         raise fault(f"is truncated: the file ends {len(rest)} bytes after its start")
 
 

@@ -1,6 +1,7 @@
 """tf.data input: values, order, resumption, sharding over workers, corrupted files."""
 
 import struct
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,10 @@ import pytest
 import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tensorflow.python.framework.config import disable_op_determinism
 
 from cmdcm.core.errors import ConfigError, DataError
-from cmdcm.features import tfrecord
+from cmdcm.features import feeding, tfrecord
 from cmdcm.features.encode import encode_examples, write_tfrecords
 from cmdcm.features.input import examples, input_errors, parse_examples
 from cmdcm.features.spec import Feature, FeatureSpec
@@ -189,11 +191,15 @@ def test_no_files_and_missing_file(tmp_path):
 
 
 def test_wrong_length_and_wrong_type_are_named(tmp_path):
-    for name, column in (("counts", [[1, 2]]), ("label", [0.5]), ("items", [["a"]])):
+    for name, column, problem in (
+        ("counts", [[1, 2]], "2 values, expected 3"),
+        ("label", [0.5], "float32 values, expected int64"),
+        ("items", [["a"]], "string values, expected int64"),
+    ):
         write_tfrecords(tmp_path / name, [pa.table({name: column})])
         with (
-            pytest.raises(DataError, match=f"Key: {name}"),
-            input_errors([tmp_path / name]),
+            pytest.raises(DataError, match=f"feature '{name}' has {problem}"),
+            input_errors(),
         ):
             list(examples([tmp_path / name], SPEC, batch_size=1))
 
@@ -234,7 +240,7 @@ DAMAGES = {
 def test_a_corrupted_record_is_named(files, how, seed):
     at = damage(files[2], how)
     message = f"part-2: record 6, at byte {at}, .*{DAMAGES[how]}"
-    with pytest.raises(DataError, match=message), input_errors(files):
+    with pytest.raises(DataError, match=message), input_errors():
         rows(files, batch_size=4, shuffle_seed=seed)
     with pytest.raises(DataError, match=message):
         tfrecord.verify(files[2])
@@ -280,7 +286,7 @@ def test_a_flipped_byte_in_a_gzip_file_is_named(files):
     data = bytearray(files[1].read_bytes())
     data[len(data) // 2] ^= 16
     files[1].write_bytes(data)
-    with pytest.raises(DataError, match="part-1: record"), input_errors(files):
+    with pytest.raises(DataError, match="part-1: record"), input_errors():
         rows(files, batch_size=4)
 
 
@@ -293,5 +299,26 @@ def test_corruption_is_named_through_keras_fit(files):
     dataset = examples(files, SPEC, batch_size=4).map(
         lambda b: (tf.cast(b["counts"], tf.float32), b["label"])
     )
-    with pytest.raises(DataError, match="part-2: record 6"), input_errors(files):
+    with pytest.raises(DataError, match="part-2: record 6"), input_errors():
         model.fit(dataset, verbose=0)
+
+
+def test_batches_are_read_ahead_even_if_operations_have_to_be_deterministic(files, monkeypatch):
+    numbers: list[int] = []
+
+    class Counted(feeding.Batches):
+        def __call__(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+            numbers.append(number)
+            return super().__call__(number)
+
+    monkeypatch.setattr("cmdcm.features.input.Batches", Counted)
+    tf.config.experimental.enable_op_determinism()
+    try:
+        iterator = iter(examples(files, SPEC, batch_size=4, shuffle_seed=1, skip_batches=2))
+        next(iterator)
+        patience = time.monotonic() + 30
+        while len(numbers) < 5 and time.monotonic() < patience:
+            time.sleep(0.01)
+    finally:
+        disable_op_determinism()
+    assert numbers[:5] == [2, 3, 4, 5, 6]

@@ -39,19 +39,24 @@ def test_table_equals_instruction():
 def test_empty_file_and_empty_records(tmp_path):
     (tmp_path / "empty").write_bytes(b"")
     assert tfrecord.verify(tmp_path / "empty") == 0
-    assert tfrecord.is_whole(tmp_path / "empty")
     write_tfrecords(tmp_path / "nulls", [pa.table({"x": pa.nulls(3)})])
     assert list(tfrecord.read_records(tmp_path / "nulls")) == [b"\n\0"] * 3
 
 
-def test_records_across_the_pieces_in_which_a_file_is_read(tmp_path, monkeypatch):
+@pytest.mark.parametrize("slack", [0, 9])
+def test_records_across_the_blocks_in_which_a_file_is_read(tmp_path, slack):
     rows = [["x" * n] for n in (0, 5, 300, 1, 2_000, 64, 64)]
     write_tfrecords(tmp_path / "part", [pa.table({"s": rows})])
     expected = list(tfrecord.read_records(tmp_path / "part"))
     assert len(expected) == 7
-    for chunk in (16, 17, 100, 1_000):
-        monkeypatch.setattr(tfrecord, "_CHUNK", chunk)
-        assert list(tfrecord.read_records(tmp_path / "part")) == expected
+    for size in (1, 16, 17, 100, 1_000, 10_000):
+        read = []
+        for data, bounds in tfrecord.read_blocks(tmp_path / "part", size, slack):
+            memory = data.base
+            assert memory is not None
+            assert memory.nbytes >= len(data) + slack
+            read += [data[start:stop].tobytes() for start, stop in bounds]
+        assert read == expected
 
 
 @pytest.mark.parametrize("compress", [False, True])
