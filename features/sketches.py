@@ -1,4 +1,4 @@
-"""Accumulators of constant size that can be merged: moments with a histogram, distinct values.
+"""Accumulators of constant size that can be merged: moments with a histogram, categories.
 
 Both are independent of the order of their input and of how it is split (moments up to rounding).
 """
@@ -10,6 +10,7 @@ import numpy as np
 from numba import njit
 from numba.cpython.unsafe.numbers import leading_zeros
 
+from cmdcm.features.hashing import FNV_BASIS, hash_bytes, mix
 from cmdcm.features.lowlevel import i64, u64
 
 # Histogram bins are fixed: one of zero and magnitudes below 2^-20, and for each sign four bins an
@@ -120,6 +121,23 @@ class Numbers:
         self.infinities += infinities
         self.low, self.high = min(self.low, low), max(self.high, high)
 
+    def state(self) -> tuple[np.ndarray, np.ndarray]:
+        """Returns all there is to know: int64 [4 + bins] and float64 [4]."""
+        counts = [self.count, self.zeros, self.nans, self.infinities]
+        return (
+            np.concatenate([np.array(counts, np.int64), self._histogram]),
+            np.array([self.low, self.high, self.mean, self._m2]),
+        )
+
+    @classmethod
+    def from_state(cls, integers: np.ndarray, floats: np.ndarray) -> "Numbers":
+        """Returns the accumulator with the given `state`."""
+        numbers = cls()
+        numbers.count, numbers.zeros, numbers.nans, numbers.infinities = integers[:4].tolist()
+        numbers._histogram += integers[4:]
+        numbers.low, numbers.high, numbers.mean, numbers._m2 = floats.tolist()
+        return numbers
+
     @property
     def deviation(self) -> float:
         """The standard deviation of the values, as a whole population."""
@@ -156,66 +174,78 @@ _BITS = 12  # of a hash that choose a register: 4096 registers, a standard error
 _REGISTERS = 1 << _BITS
 _RANKS = 64 - _BITS
 
-
-@njit(nogil=True, cache=True)
-def _mix(value: int) -> int:
-    """The finalizer of splitmix64."""
-    x = u64(value) + u64(0x9E3779B97F4A7C15)
-    x = (x ^ (x >> u64(30))) * u64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> u64(27))) * u64(0x94D049BB133111EB)
-    return x ^ (x >> u64(31))
+HASH_BINS = 256
+"""Bins of the histogram of hashes: its lowest eight bits."""
 
 
 @njit(nogil=True, cache=True)
-def _observe(registers: np.ndarray, hashed: int) -> None:
+def _observe(registers: np.ndarray, histogram: np.ndarray, hashed: int) -> None:
     register = hashed >> u64(_RANKS)
     rank = leading_zeros((hashed << u64(_BITS)) | u64(1 << (_BITS - 1))) + u64(1)
     registers[register] = max(registers[register], np.uint8(rank))
+    histogram[hashed & u64(HASH_BINS - 1)] += 1
 
 
 @njit(nogil=True, cache=True)
-def _observe_integers(registers: np.ndarray, values: np.ndarray) -> None:
+def _observe_integers(registers: np.ndarray, histogram: np.ndarray, values: np.ndarray) -> None:
     for i in range(values.size):
-        _observe(registers, _mix(values[i]))
+        _observe(registers, histogram, mix(values[i]))
 
 
 @njit(nogil=True, cache=True)
-def _observe_strings(registers: np.ndarray, data: np.ndarray, offsets: np.ndarray) -> None:
+def _observe_strings(
+    registers: np.ndarray, histogram: np.ndarray, data: np.ndarray, offsets: np.ndarray
+) -> None:
     for i in range(offsets.size - 1):
-        hashed = u64(0xCBF29CE484222325)  # FNV-1a, then mixed
-        for j in range(offsets[i], offsets[i + 1]):
-            hashed = (hashed ^ u64(data[j])) * u64(0x100000001B3)
-        _observe(registers, _mix(hashed))
+        _observe(registers, histogram, hash_bytes(data, offsets[i], offsets[i + 1], FNV_BASIS))
 
 
-class Distinct:
-    """Estimates the number of distinct values: HyperLogLog, with a standard error of 1.6 %.
+class Categories:
+    """Estimates the number of distinct values, and counts the values by a hash.
 
-    The estimator is Ertl's (arXiv 1702.01284, algorithm 6), which needs no correction tables.
+    The number is HyperLogLog's, with a standard error of 1.6 %, by Ertl's estimator (arXiv
+    1702.01284, algorithm 6), which needs no correction tables.
+
+    Attributes:
+        histogram: Values in each of `HASH_BINS` bins that their hash chooses, int64.
 
     Example:
-        >>> distinct = Distinct()
-        >>> distinct.add_integers(np.array([4, 4, 7]))
-        >>> round(distinct.estimate())
-        2
+        >>> categories = Categories()
+        >>> categories.add_integers(np.array([4, 4, 7]))
+        >>> round(categories.distinct()), sorted(categories.histogram.tolist())[-3:]
+        (2, [0, 1, 2])
     """
 
     def __init__(self) -> None:
         self._registers = np.zeros(_REGISTERS, np.uint8)
+        self.histogram = np.zeros(HASH_BINS, np.int64)
+
+    def state(self) -> tuple[np.ndarray, np.ndarray]:
+        """Returns all there is to know: uint8 [registers] and int64 [bins]."""
+        return self._registers, self.histogram
+
+    @classmethod
+    def from_state(cls, registers: np.ndarray, histogram: np.ndarray) -> "Categories":
+        """Returns the sketch with the given `state`."""
+        categories = cls()
+        categories._registers[:] = registers
+        categories.histogram[:] = histogram
+        return categories
 
     def add_integers(self, values: np.ndarray) -> None:
         """Adds int64 values, [any]."""
-        _observe_integers(self._registers, values)
+        _observe_integers(self._registers, self.histogram, values)
 
     def add_strings(self, data: np.ndarray, offsets: np.ndarray) -> None:
         """Adds strings: `data[offsets[i]:offsets[i + 1]]` of uint8."""
-        _observe_strings(self._registers, data, offsets)
+        _observe_strings(self._registers, self.histogram, data, offsets)
 
-    def merge(self, other: "Distinct") -> None:
+    def merge(self, other: "Categories") -> None:
         """Adds what another sketch has seen."""
         np.maximum(self._registers, other._registers, out=self._registers)
+        self.histogram += other.histogram
 
-    def estimate(self) -> float:
+    def distinct(self) -> float:
         """Returns the estimated number of distinct values."""
         counts = np.bincount(self._registers, minlength=_RANKS + 2) / _REGISTERS
         z = _tau(1 - counts[_RANKS + 1])
