@@ -42,10 +42,7 @@ SIGN = Delay((3, MINUTE), (0.0, 1.0))
 """From a click to a micro behaviour or a favourite."""
 CART = Delay((5, 2 * MINUTE, HOUR, DAY), (0.0, 0.75, 0.92, 1.0))
 """From a visit's last click to the cart."""
-DIRECT = Delay(
-    (30, 10 * MINUTE, HOUR, 6 * HOUR, DAY, 3 * DAY, 10 * DAY),
-    (0.0, 0.35, 0.55, 0.68, 0.87, 0.96, 1.0),
-)
-"""From a visit's last click to a direct purchase."""
 RETURN = Delay((20, 10 * MINUTE), (0.0, 1.0))
 """From the click on a promotion day to the purchase that follows it."""
+REFUND = Delay((6 * HOUR, 3 * DAY, 10 * DAY, 25 * DAY), (0.0, 0.3, 0.8, 1.0))
+"""From a purchase to its refund."""

@@ -1,16 +1,19 @@
-"""From visits and what came of them to the events of the log, and to the truth beside it."""
+"""From visits and what came of them to the events of the log."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from cmdcm.core.config import SimulateConfig
 from cmdcm.datasets.events import EVENT_KINDS, TIME_TYPE, event_schema
 from cmdcm.datasets.log import kind_array
-from cmdcm.datasets.simulation import Floats, Ints
-from cmdcm.datasets.simulation.delays import CART, DIRECT, REPEAT, RETURN, SIGN
-from cmdcm.datasets.simulation.outcomes import CARTED_IF_DIRECT, Outcomes, Probabilities
-from cmdcm.datasets.simulation.population import Items
+from cmdcm.datasets.simulation import Bools, Floats, Ints
+from cmdcm.datasets.simulation.delays import CART, REFUND, REPEAT, RETURN, SIGN, Delay
+from cmdcm.datasets.simulation.equations import Probabilities
+from cmdcm.datasets.simulation.outcomes import Outcomes
+from cmdcm.datasets.simulation.population import Items, Users
 from cmdcm.datasets.simulation.timeline import Timeline
 from cmdcm.datasets.simulation.visits import Visits
 
@@ -26,34 +29,15 @@ EVENT_COLUMNS = (
     "quantity",
     "detail",
 )
+REQUEST_COLUMNS = ("request_id", "position")
+"""Columns of logs with impressions; set on impressions and on the clicks that they got."""
 MICRO_BEHAVIOURS = ("reviews", "size_chart", "images", "service_chat")
 MOST_REPEATS = 6
 """Further clicks of a visit, at the most."""
 RETURN_IF_CARTED = 0.5
 """Share of bought carts that are clicked first on the promotion day; other items always are."""
-
-TRUTH_SCHEMA = pa.schema(
-    [
-        pa.field("user_id", pa.int64(), nullable=False),
-        pa.field("item_id", pa.int64(), nullable=False),
-        pa.field("timestamp", TIME_TYPE, nullable=False),
-        *(
-            pa.field(name, pa.float64(), nullable=False)
-            for name in (
-                "p_direct",
-                "propensity",
-                "p_cart",
-                "r1",
-                "r0",
-                "p_delayed",
-                "p_conversion",
-            )
-        ),
-        pa.field("l1", pa.bool_(), nullable=False),
-        pa.field("l0", pa.bool_(), nullable=False),
-    ]
-)
-"""One row for each click in a pre-promotion window; its key is (user_id, item_id, timestamp)."""
+COUNTED = [EVENT_KINDS.index(kind) for kind in ("cart", "purchase", "refund")]
+"""Kinds that have a quantity."""
 
 
 @dataclass(frozen=True)
@@ -63,11 +47,13 @@ class Clicks:
     Attributes:
         visit: [clicks], index into the visits.
         time_ms: [clicks].
+        first: [clicks], whether the click opens its visit.
         last_ms: [visits], last click of each visit, which all decisions follow.
     """
 
     visit: Ints
     time_ms: Ints
+    first: Bools
     last_ms: Ints
 
 
@@ -76,16 +62,25 @@ class Events:
     """Events in the order of time, all arrays [events].
 
     Attributes:
-        visit: Index into the visits.
+        meeting: Index into what users met.
         kind: Index into `EVENT_KINDS`.
         time_ms: When.
         detail: Index into `MICRO_BEHAVIOURS`, -1 for none.
+        reduced: Whether the price is that of the promotion days.
+        answers: Whether it is an impression, or the click on one.
     """
 
-    visit: Ints
+    meeting: Ints
     kind: Ints
     time_ms: Ints
     detail: Ints
+    reduced: Bools
+    answers: Bools
+
+    def since(self, time_ms: int) -> "Events":
+        """Returns the events from an instant on."""
+        first = np.searchsorted(self.time_ms, time_ms)
+        return Events(*(getattr(self, field.name)[first:] for field in fields(self)))
 
 
 def draw_clicks(rng: np.random.Generator, visits: Visits, repeat: Floats) -> Clicks:
@@ -99,20 +94,34 @@ def draw_clicks(rng: np.random.Generator, visits: Visits, repeat: Floats) -> Cli
     kept = time_ms < visits.deadline_ms[visit]
     visit, time_ms = visit[kept], time_ms[kept]
     last = np.cumsum(np.bincount(visit, minlength=len(visits))) - 1
-    return Clicks(visit, time_ms, time_ms[last])
+    return Clicks(visit, time_ms, np.diff(visit, prepend=-1) > 0, time_ms[last])
 
 
 def draw_events(
     rng: np.random.Generator,
-    visits: Visits,
+    meetings: Visits,
+    rows: Ints,
     clicks: Clicks,
     p: Probabilities,
     outcomes: Outcomes,
     timeline: Timeline,
+    direct_delay: Delay,
 ) -> Events:
-    """Draws when everything happens that was decided, and the signs of intent."""
+    """Draws when everything happens that was decided, the signs of intent, and refunds.
+
+    Args:
+        rng: Source of randomness.
+        meetings: What users met.
+        rows: [visits], the meetings that became visits.
+        clicks: The visits' clicks.
+        p: Their probabilities.
+        outcomes: What was decided.
+        timeline: The period.
+        direct_delay: From a visit's last click to a direct purchase.
+    """
+    visits = meetings.take(rows)
     seconds_left = (visits.deadline_ms - clicks.last_ms) // 1000 - 1
-    bought_after = DIRECT.draw(rng, seconds_left)
+    bought_after = direct_delay.draw(rng, seconds_left)
     carted_after = CART.draw(rng, np.where(outcomes.direct, bought_after, seconds_left))
 
     looked = np.flatnonzero(rng.random(len(clicks.visit)) < p.micro[clicks.visit])
@@ -121,6 +130,7 @@ def draw_events(
     like_ms = _sign_after(rng, visits.time_ms[liked], visits.deadline_ms[liked])
     carted = np.flatnonzero(outcomes.cart)
     bought = np.flatnonzero(outcomes.direct)
+    bought_ms = (clicks.last_ms + 1000 * bought_after)[bought]
 
     delayed = np.flatnonzero(outcomes.delayed)
     start, end = timeline.seasons[visits.season[delayed], 1:].T
@@ -129,98 +139,93 @@ def draw_events(
     ahead = RETURN.draw(rng, np.full(len(delayed), RETURN.seconds[-1]))
     back_ms = np.maximum(delayed_ms - 1000 * ahead, start)[back]
 
+    paid_ms = np.concatenate([bought_ms, delayed_ms])
+    refund = np.concatenate([p.refund[bought], p.refund_delayed[delayed]])
+    refund_ms = paid_ms + 1000 * REFUND.draw(rng, np.full(len(paid_ms), REFUND.seconds[-1]))
+    refunded = (rng.random(len(paid_ms)) < refund) & (refund_ms < timeline.end_ms)
+
+    shown = np.flatnonzero(meetings.position >= 0)
     # In the order of EVENT_KINDS, which the stable sort keeps where times are equal.
     groups = (
-        ("click", clicks.visit, clicks.time_ms),
-        ("click", delayed[back], back_ms),
-        ("micro", clicks.visit[looked], look_ms),
-        ("favourite", liked, like_ms),
-        ("cart", carted, (clicks.last_ms + 1000 * carted_after)[carted]),
-        ("purchase", bought, (clicks.last_ms + 1000 * bought_after)[bought]),
-        ("purchase", delayed, delayed_ms),
+        ("impression", shown, meetings.request_ms[shown]),
+        ("click", rows[clicks.visit], clicks.time_ms),
+        ("click", rows[delayed[back]], back_ms),
+        ("micro", rows[clicks.visit[looked]], look_ms),
+        ("favourite", rows[liked], like_ms),
+        ("cart", rows[carted], (clicks.last_ms + 1000 * carted_after)[carted]),
+        ("purchase", rows[bought], bought_ms),
+        ("purchase", rows[delayed], delayed_ms),
+        ("refund", rows[np.concatenate([bought, delayed])[refunded]], refund_ms[refunded]),
     )
     kind = np.concatenate([np.full(len(at), EVENT_KINDS.index(name)) for name, at, _ in groups])
+    meeting = np.concatenate([at for _, at, _ in groups])
+    time_ms = np.concatenate([when for _, _, when in groups])
     detail = np.full(len(kind), -1)
     micro = kind == EVENT_KINDS.index("micro")
     detail[micro] = rng.integers(len(MICRO_BEHAVIOURS), size=len(looked))
-    time_ms = np.concatenate([when for _, _, when in groups])
+    # A refund gives back what was paid, whenever it happens.
+    priced_ms = time_ms.copy()
+    priced_ms[len(kind) - int(refunded.sum()) :] = paid_ms[refunded]
+    season = meetings.season[meeting]
+    reduced = (season >= 0) & (priced_ms >= timeline.seasons[season, 1])
+    answers = np.zeros(len(kind), bool)
+    answers[: len(shown)] = True
+    answers[len(shown) : len(shown) + len(clicks.visit)] = clicks.first & bool(len(shown))
     order = np.argsort(time_ms, kind="stable")
-    visit = np.concatenate([at for _, at, _ in groups])
-    return Events(visit[order], kind[order], time_ms[order], detail[order])
+    return Events(
+        meeting=meeting[order],
+        kind=kind[order],
+        time_ms=time_ms[order],
+        detail=detail[order],
+        reduced=reduced[order],
+        answers=answers[order],
+    )
 
 
 def event_table(
     rng: np.random.Generator,
     events: Events,
-    visits: Visits,
+    meetings: Visits,
+    users: Users,
     items: Items,
-    timeline: Timeline,
-    first_user: int,
+    config: SimulateConfig,
 ) -> pa.Table:
-    """Returns the events as a table of the event contract; user ids count from `first_user`."""
-    item = visits.item[events.visit]
-    season = visits.season[events.visit]
-    reduced = (season >= 0) & (events.time_ms >= timeline.seasons[season, 1])
-    price = items.price[item] * np.where(reduced, 1 - items.depth[item], 1.0)
-    pieces = (1 + rng.poisson(0.15, len(visits)))[events.visit].astype(np.int32)
-    counted = np.isin(events.kind, [EVENT_KINDS.index("cart"), EVENT_KINDS.index("purchase")])
+    """Returns the events as a table of the event contract."""
+    item = meetings.item[events.meeting]
+    user_id = 1 + users.index[meetings.user[events.meeting]]
+    depth = np.where(events.reduced, config.promotion_effect * items.depth[item], 0.0)
+    pieces = (1 + rng.poisson(0.15, len(meetings)))[events.meeting].astype(np.int32)
     brand = items.brand[item]
     detail = pa.DictionaryArray.from_arrays(
         pa.array(events.detail, mask=events.detail < 0), pa.array(MICRO_BEHAVIOURS)
     )
     columns = {
-        "user_id": first_user + visits.user[events.visit],
+        "user_id": user_id,
         "item_id": items.item_id[item],
         "kind": kind_array(events.kind),
-        "timestamp": _timestamps(events.time_ms),
+        "timestamp": timestamps(events.time_ms),
         "category_id": 1 + items.category[item],
         "seller_id": 1 + items.seller[item],
         "brand_id": pa.array(1 + brand, mask=brand < 0),
-        "price": np.round(price, 2),
-        "quantity": pa.array(pieces, mask=~counted),
+        "price": np.round(items.price[item] * (1 - depth), 2),
+        "quantity": pa.array(pieces, mask=~np.isin(events.kind, COUNTED)),
         "detail": detail.cast(pa.string()),
     }
-    return pa.table(columns, schema=event_schema(EVENT_COLUMNS))
+    if not config.impressions:
+        return pa.table(columns, schema=event_schema(EVENT_COLUMNS))
+    # Requests are counted within a chunk; its first user makes their names unique.
+    prefix = f"{1 + users.index[0]}-" if len(users) else ""
+    request = pa.array(meetings.request[events.meeting], mask=~events.answers).cast(pa.string())
+    columns["request_id"] = pc.binary_join_element_wise(prefix, request, "")
+    position = meetings.position[events.meeting].astype(np.int32)
+    columns["position"] = pa.array(position, mask=~events.answers)
+    return pa.table(columns, schema=event_schema((*EVENT_COLUMNS, *REQUEST_COLUMNS)))
 
 
-def in_window(clicks: Clicks, visits: Visits, timeline: Timeline) -> Ints:
-    """Returns the positions of the clicks in pre-promotion windows."""
-    return np.flatnonzero(timeline.in_window(clicks.time_ms, visits.season[clicks.visit]))
-
-
-def truth_table(
-    clicks: Clicks,
-    rows: Ints,
-    visits: Visits,
-    p: Probabilities,
-    outcomes: Outcomes,
-    items: Items,
-    first_user: int,
-) -> pa.Table:
-    """Returns the truth about the clicks at `rows`, by `TRUTH_SCHEMA`."""
-    visit = clicks.visit[rows]
-    direct, e, r1, r0 = p.direct[visit], p.propensity[visit], p.r1[visit], p.r0[visit]
-    delayed = (1 - direct) * (e * r1 + (1 - e) * r0)
-    columns = {
-        "user_id": first_user + visits.user[visit],
-        "item_id": items.item_id[visits.item[visit]],
-        "timestamp": _timestamps(clicks.time_ms[rows]),
-        "p_direct": direct,
-        "propensity": e,
-        "p_cart": direct * CARTED_IF_DIRECT + (1 - direct) * e,
-        "r1": r1,
-        "r0": r0,
-        "p_delayed": delayed,
-        "p_conversion": direct + delayed,
-        "l1": outcomes.delayed_if_carted[visit],
-        "l0": outcomes.delayed_if_uncarted[visit],
-    }
-    return pa.table(columns, schema=TRUTH_SCHEMA)
+def timestamps(time_ms: Ints) -> pa.Array:
+    """Returns UTC milliseconds as the contract's timestamps."""
+    return pa.array(time_ms, pa.int64()).cast(TIME_TYPE)
 
 
 def _sign_after(rng: np.random.Generator, click_ms: Ints, deadline_ms: Ints) -> Ints:
     return click_ms + 1000 * SIGN.draw(rng, (deadline_ms - click_ms) // 1000 - 1)
-
-
-def _timestamps(time_ms: Ints) -> pa.Array:
-    return pa.array(time_ms, pa.int64()).cast(TIME_TYPE)

@@ -7,12 +7,11 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
+from cmdcm.core.config import SimulateConfig
 from cmdcm.datasets.simulation import Floats, Ints
 from cmdcm.datasets.simulation.timeline import Timeline
 
 FAVOURITE_CATEGORIES = 3
-ACTIVITY_SPREAD = 1.0
-"""Standard deviation of the logarithm of users' activity."""
 ZIPF = 0.9
 """Exponent of the popularity of categories, and of the items in each."""
 UNBRANDED = 0.05
@@ -24,6 +23,7 @@ class Users:
     """Users, all arrays [users] but `favourites`.
 
     Attributes:
+        index: Number of the user in the world, 0-based; the identifier is one more.
         sessions: Expected number of sessions; sums to 1 over all users of the world.
         arrival_ms: First instant at which the user may visit.
         intent: How readily the user carts and buys.
@@ -33,6 +33,7 @@ class Users:
         favourites: [users, FAVOURITE_CATEGORIES], categories.
     """
 
+    index: Ints
     sessions: Floats
     arrival_ms: Floats
     intent: Floats
@@ -59,7 +60,9 @@ class Items:
         seller: Seller.
         brand: Brand, -1 for none.
         price: Ordinary price.
+        log_price: Its logarithm, standardised over all items.
         price_level: Logarithm of the price relative to its category, standardised.
+        taste: How much people like the item's category; the same for all items of it.
         appeal: Attractiveness: partly the seller's, the brand's and the category's.
         discount: Depth of the promotion discount, standardised.
         depth: The same as a share of the price.
@@ -72,7 +75,9 @@ class Items:
     seller: Ints
     brand: Ints
     price: Floats
+    log_price: Floats
     price_level: Floats
+    taste: Floats
     appeal: Floats
     discount: Floats
     depth: Floats
@@ -113,7 +118,8 @@ def draw_items(rng: np.random.Generator, count: int) -> Items:
     own = rng.standard_normal((3, count))
     appeal = 0.5 * seller_traits[0] + 0.4 * brand_trait + 0.3 * category_trait + 0.7 * own[0]
     discount = 0.7 * seller_traits[1] + 0.7 * own[1]
-    price = np.exp(rng.normal(4.0, 0.7, categories)[category] + 0.6 * own[2])
+    price = np.round(np.exp(rng.normal(4.0, 0.7, categories)[category] + 0.6 * own[2]), 2)
+    taste = rng.standard_normal(categories)[category]
 
     # Appealing items tend to be the popular ones of their category.
     ranked = np.lexsort((rng.standard_normal(count) - 0.5 * appeal, category))
@@ -126,8 +132,10 @@ def draw_items(rng: np.random.Generator, count: int) -> Items:
         category=category,
         seller=seller,
         brand=brand,
-        price=np.round(price, 2),
+        price=price,
+        log_price=(np.log(price) - 4.0) / np.hypot(0.7, 0.6),
         price_level=own[2],
+        taste=taste,
         appeal=appeal,
         discount=discount,
         depth=0.05 + 0.45 / (1 + np.exp(-discount)),
@@ -137,16 +145,17 @@ def draw_items(rng: np.random.Generator, count: int) -> Items:
 
 
 def draw_users(
-    rng: np.random.Generator, count: int, new_user_share: float, timeline: Timeline, items: Items
+    rng: np.random.Generator, count: int, config: SimulateConfig, timeline: Timeline, items: Items
 ) -> Users:
     """Draws `count` users, of whom `new_user_share` arrive evenly over the period."""
     period = timeline.end_ms - timeline.start_ms
-    new = rng.random(count) < new_user_share
+    new = rng.random(count) < config.new_user_share
     arrival = timeline.start_ms + np.where(new, rng.random(count), 0.0) * period
     present = 1 - np.interp(arrival, timeline.hours, timeline.mass) / timeline.mass[-1]
-    sessions = np.exp(ACTIVITY_SPREAD * rng.standard_normal(count)) * present
+    sessions = np.exp(config.activity_spread * rng.standard_normal(count)) * present
     intent, waiting, sensitivity = rng.standard_normal((3, count))
     return Users(
+        index=np.arange(count),
         sessions=sessions / sessions.sum(),
         arrival_ms=arrival,
         intent=intent,

@@ -9,8 +9,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cmdcm.core.config import SimulateConfig
-from cmdcm.datasets.calendar import DAY_MS, HOUR_MS, PromotionCalendar, to_ms, yearly
+from cmdcm.core.config import Config
+from cmdcm.core.errors import ConfigError
+from cmdcm.datasets.calendar import (
+    DAY_MS,
+    HOUR_MS,
+    PromotionCalendar,
+    calendar_of,
+    to_ms,
+    yearly,
+)
 from cmdcm.datasets.simulation import Bools, Floats, Ints
 
 OUTSIDE, BEFORE, DURING = 0, 1, 2
@@ -37,6 +45,9 @@ PROMOTION_TRAFFIC = 13.0
 MIDNIGHT_RUSH = (4.0, 2.0)
 """Extra factors of a promotion's first hours: people wait for the prices to fall."""
 
+KIND_PULL = {"double11": 0.3, "618": 0.0, "double12": -0.3, "black_friday": 0.2}
+"""How much better than others a kind of promotion is, in log-odds of the purchases on its days."""
+
 
 @dataclass(frozen=True)
 class Timeline:
@@ -46,7 +57,9 @@ class Timeline:
         calendar: The promotions in the period.
         start_ms: First instant of the period.
         end_ms: First instant after it.
+        log_start_ms: First instant that the log shows.
         seasons: [promotions, 3]: season start, promotion start, promotion end.
+        pulls: [promotions + 1], `KIND_PULL` of each promotion; the last one is outside of seasons.
         hours: [hours + 1], edges of the period's hours.
         mass: [hours + 1], traffic from the period's start up to each edge, in ordinary days.
     """
@@ -54,7 +67,9 @@ class Timeline:
     calendar: PromotionCalendar
     start_ms: int
     end_ms: int
+    log_start_ms: int
     seasons: Ints
+    pulls: Floats
     hours: Floats
     mass: Floats
 
@@ -92,21 +107,44 @@ class Timeline:
         return np.asarray(np.minimum(instants, last - 1) // 1000 * 1000, np.int64)
 
 
-def build_timeline(config: SimulateConfig, timezone: str) -> Timeline:
-    """Builds the period of `config.years` whole local years.
+def build_timeline(config: Config) -> Timeline:
+    """Builds the period and its promotions.
 
     Raises:
-        ConfigError: An unknown or repeated kind of promotion, or overlapping windows.
+        ConfigError: An unknown or repeated kind of promotion, overlapping windows, a period without
+            a promotion, or a traffic of other days than the period's.
 
     Example:
-        >>> timeline = build_timeline(SimulateConfig(years=1), "Asia/Shanghai")
+        >>> from cmdcm.core.config import SimulateConfig
+        >>> timeline = build_timeline(Config(simulate=SimulateConfig(years=1)))
         >>> [promotion.name for promotion in timeline.calendar.promotions]
         ['618-2023', 'double11-2023', 'double12-2023']
     """
-    years = range(config.first_year, config.first_year + config.years)
-    calendar = yearly(config.promotions, years, timezone)
-    start_ms = to_ms(f"{years.start}-01-01", timezone)
-    end_ms = to_ms(f"{years.stop}-01-01", timezone)
+    settings = config.simulate
+    first = settings.start or f"{settings.first_year}-01-01"
+    last = settings.end or f"{settings.first_year + settings.years}-01-01"
+    if settings.promotions:
+        years = range(int(first[:4]), int(last[:4]) + 1)
+        everything = yearly(settings.promotions, years, config.calendar.timezone)
+    else:
+        everything = calendar_of(config.calendar)
+    start_ms, log_start_ms, end_ms = (
+        to_ms(instant, everything.timezone)
+        for instant in (first, settings.log_start or first, last)
+    )
+    calendar = PromotionCalendar(
+        everything.timezone,
+        tuple(
+            p
+            for p in everything.promotions
+            if log_start_ms <= p.pre_promotion_start_ms and p.promotion_end_ms <= end_ms
+        ),
+    )
+    if not calendar.promotions:
+        raise ConfigError(
+            f"simulate: no promotion lies in the period from {first} to {last}; see "
+            "simulate.promotions, and the section calendar"
+        )
     previous_end = start_ms
     seasons = []
     for promotion in calendar.promotions:
@@ -114,15 +152,39 @@ def build_timeline(config: SimulateConfig, timezone: str) -> Timeline:
         seasons.append((season_start, promotion.promotion_start_ms, promotion.promotion_end_ms))
         previous_end = promotion.promotion_end_ms
     hours = np.arange(start_ms, end_ms + 1, HOUR_MS, dtype=np.int64)
-    traffic = _traffic(calendar, hours[:-1])
-    mass = np.concatenate([[0.0], np.cumsum(traffic)])
+    if settings.daily_traffic:
+        level = _daily(calendar, hours[:-1], settings.daily_traffic)
+    else:
+        level = _level(calendar, hours[:-1]) ** settings.promotion_effect
+        level *= WEEKLY[calendar.weekdays(hours[:-1])]
+    traffic = level * HOURLY[calendar.local_hours(hours[:-1])] / HOURLY.sum()
+    pulls = [KIND_PULL.get(promotion.kind, 0.0) for promotion in calendar.promotions]
     return Timeline(
-        calendar, start_ms, end_ms, np.array(seasons, np.int64), hours.astype(np.float64), mass
+        calendar=calendar,
+        start_ms=start_ms,
+        end_ms=end_ms,
+        log_start_ms=log_start_ms,
+        seasons=np.array(seasons, np.int64),
+        pulls=np.array([*pulls, 0.0]),
+        hours=hours.astype(np.float64),
+        mass=np.concatenate([[0.0], np.cumsum(traffic)]),
     )
 
 
-def _traffic(calendar: PromotionCalendar, hours: Ints) -> Floats:
-    """Traffic of each hour; an ordinary working day sums to 1."""
+def _daily(calendar: PromotionCalendar, hours: Ints, traffic: tuple[float, ...]) -> Floats:
+    """Each hour's level where every day has its own."""
+    _, day = np.unique(calendar.local_days(hours), return_inverse=True)
+    days = int(day[-1]) + 1
+    if len(traffic) != days:
+        raise ConfigError(
+            f"simulate.daily_traffic should have {days} values, one for each day of the period. "
+            f"Received: {len(traffic)}"
+        )
+    return np.array(traffic)[day]
+
+
+def _level(calendar: PromotionCalendar, hours: Ints) -> Floats:
+    """Each hour's level, ordinary days being 1: ramps to promotions, and spikes on their days."""
     level = np.ones(len(hours))
     for p in calendar.promotions:
         window, start, end = p.pre_promotion_start_ms, p.promotion_start_ms, p.promotion_end_ms
@@ -136,5 +198,4 @@ def _traffic(calendar: PromotionCalendar, hours: Ints) -> Floats:
         level[inside] = PROMOTION_TRAFFIC * 0.7 ** ((hours[inside] - start) // DAY_MS)
         first_hour = int(np.searchsorted(hours, start))
         level[first_hour : first_hour + len(MIDNIGHT_RUSH)] *= MIDNIGHT_RUSH
-    daily = WEEKLY[calendar.weekdays(hours)]
-    return level * daily * HOURLY[calendar.local_hours(hours)] / HOURLY.sum()
+    return level

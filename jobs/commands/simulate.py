@@ -7,9 +7,9 @@ from pathlib import Path
 from cmdcm.core.config import Config
 from cmdcm.core.progress import track_progress
 from cmdcm.datasets import simulator
+from cmdcm.datasets.events import EVENT_KINDS
 
-KINDS = ("click", "micro", "favourite", "cart", "purchase")
-EXAMPLE = "cmdcm simulate --output out/world --set simulate.events=200000"
+EXAMPLE = "cmdcm simulate --preset world_shifted --output out/world --set simulate.events=200000"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,7 +33,7 @@ def run(args: argparse.Namespace, config: Config) -> int:
     )
     lines = [
         ("events", f"{summary['rows']:,}"),
-        *((f"  {kind}", f"{summary['rows_by_kind'].get(kind, 0):,}") for kind in KINDS),
+        *((f"  {kind}", f"{summary['rows_by_kind'].get(kind, 0):,}") for kind in EVENT_KINDS),
         ("users", f"{summary['users']:,}"),
         ("items", f"{summary['items']:,}"),
         ("promotions", ", ".join(summary["promotions"])),

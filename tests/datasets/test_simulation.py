@@ -7,22 +7,37 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cmdcm.core.config import SimulateConfig
+from cmdcm.core.config import Config, SimulateConfig, load_config
 from cmdcm.core.errors import ConfigError
-from cmdcm.datasets import simulator
 from cmdcm.datasets.calendar import DAY_MS, to_ms
-from cmdcm.datasets.simulation import Ints, emission, outcomes
-from cmdcm.datasets.simulation.delays import CART, DIRECT, REPEAT, RETURN, SIGN, Delay
+from cmdcm.datasets.simulation import Floats, Ints, emission, randomness
+from cmdcm.datasets.simulation.calibration import calibrate
+from cmdcm.datasets.simulation.delays import CART, REFUND, REPEAT, RETURN, SIGN, Delay
+from cmdcm.datasets.simulation.equations import (
+    Equations,
+    Probabilities,
+    Terms,
+    all_terms,
+    draw_drift,
+)
+from cmdcm.datasets.simulation.outcomes import draw_outcomes
 from cmdcm.datasets.simulation.population import Items, Users, draw_items, draw_users
 from cmdcm.datasets.simulation.timeline import BEFORE, DURING, OUTSIDE, Timeline, build_timeline
-from cmdcm.datasets.simulation.visits import Visits, draw_visits
+from cmdcm.datasets.simulation.visits import (
+    Visits,
+    choose_items,
+    draw_meetings,
+    draw_requests,
+    first_of_season,
+)
 
 ZONE = "Asia/Shanghai"
+DIRECT = Equations(SimulateConfig(), {}, {}).direct_delay
 
 
 @pytest.fixture(scope="module")
 def timeline() -> Timeline:
-    return build_timeline(SimulateConfig(years=1), ZONE)
+    return build_timeline(config_of("years=1"))
 
 
 @pytest.fixture(scope="module")
@@ -32,19 +47,32 @@ def items() -> Items:
 
 @pytest.fixture(scope="module")
 def users(timeline: Timeline, items: Items) -> Users:
-    return draw_users(np.random.default_rng(2), 500, 0.4, timeline, items)
+    return draw_users(np.random.default_rng(2), 500, SimulateConfig(), timeline, items)
 
 
 @pytest.fixture(scope="module")
 def visits(timeline: Timeline, items: Items, users: Users) -> Visits:
-    return draw_visits(np.random.default_rng(3), users, items, timeline, 20_000)
+    rng = np.random.default_rng(3)
+    requests = draw_requests(rng, users, items, timeline, 20_000)
+    meetings = draw_meetings(rng, requests, users, items, timeline, 0)
+    everything = np.ones(len(meetings), bool)
+    return meetings.take(first_of_season(meetings, everything, len(items), 3))
+
+
+@pytest.fixture(scope="module")
+def keys(visits: Visits) -> randomness.Keys:
+    return randomness.visit_keys(4, visits.user, visits.item, visits.occasion)
+
+
+def config_of(*overrides: str) -> Config:
+    return load_config(overrides=[f"simulate.{override}" for override in overrides])
 
 
 def instants(*local: str) -> Ints:
     return np.array([to_ms(time, ZONE) for time in local], np.int64)
 
 
-def logit(p: np.ndarray) -> np.ndarray:
+def logit(p: Floats) -> Floats:
     return np.log(p / (1 - p))
 
 
@@ -70,9 +98,7 @@ def test_pre_promotion_windows(timeline: Timeline):
 
 def test_a_season_starts_after_the_promotion_before():
     # Black Friday's warm-up begins on 3 November 2023, before Double 11 is over.
-    timeline = build_timeline(
-        SimulateConfig(years=1, promotions=("double11", "black_friday")), ZONE
-    )
+    timeline = build_timeline(config_of("years=1", "promotions=['double11', 'black_friday']"))
     assert timeline.seasons[1, 0] == timeline.seasons[0, 2] == to_ms("2023-11-12", ZONE)
 
 
@@ -90,7 +116,7 @@ def test_traffic_between_keeps_its_bounds_and_its_density(timeline: Timeline):
     np.testing.assert_allclose(by_day / size, np.diff(mass) / (mass[-1] - mass[0]), atol=0.02)
 
 
-@pytest.mark.parametrize("delay", [REPEAT, SIGN, CART, DIRECT, RETURN])
+@pytest.mark.parametrize("delay", [REPEAT, SIGN, CART, DIRECT, RETURN, REFUND])
 def test_delays_are_distribution_functions(delay: Delay):
     assert (np.diff(delay.seconds) > 0).all()
     assert (np.diff(delay.shares) > 0).all()
@@ -145,61 +171,139 @@ def test_nobody_visits_before_arriving(visits: Visits, users: Users):
 
 
 @pytest.fixture(scope="module")
-def x(visits: Visits, users: Users, items: Items, timeline: Timeline) -> dict[str, np.ndarray]:
-    return outcomes.terms(np.random.default_rng(4), visits, users, items, timeline)
+def x(
+    visits: Visits, users: Users, items: Items, timeline: Timeline, keys: randomness.Keys
+) -> Terms:
+    return all_terms(visits, users, items, timeline, keys)
 
 
-def test_calibration_reaches_the_rates(
-    visits: Visits, x: dict[str, np.ndarray], timeline: Timeline
-):
-    config = SimulateConfig(direct_rate=0.03, cart_rate=0.1, confounding=2)
-    p = outcomes.probabilities(visits, x, outcomes.calibrate(visits, x, timeline, config), 2)
+def test_calibration_reaches_the_rates(visits: Visits, x: Terms, timeline: Timeline):
+    config = SimulateConfig(
+        direct_rate=0.03, cart_rate=0.1, confounding=2, micro_rate=0.2, favourite_rate=0.01
+    )
+    equations = calibrate(Equations(config, {"click": 0.0}, {}), visits, x, timeline)
+    p = equations.probabilities(visits, x)
     rows = timeline.in_window(visits.time_ms, visits.season)
     clicks = 1 / (1 - p.repeat[rows])
     direct, e, r1, r0 = p.direct[rows], p.propensity[rows], p.r1[rows], p.r0[rows]
 
-    def mean(values: np.ndarray, weights: np.ndarray) -> float:
+    def mean(values: Floats, weights: Floats) -> float:
         return float((values * weights).sum() / weights.sum())
 
     assert mean(direct, clicks) == pytest.approx(0.03)
+    assert mean(p.cart[rows], clicks) == pytest.approx(0.1)
     assert mean(0.55 * direct + (1 - direct) * e, clicks) == pytest.approx(0.1)
     assert mean(r1, clicks * (1 - direct) * e) == pytest.approx(config.carted_bought_rate)
     assert mean(r0, clicks * (1 - direct) * (1 - e)) == pytest.approx(config.uncarted_bought_rate)
+    assert mean(p.refund[rows], clicks * direct) == pytest.approx(config.refund_rate)
+    assert mean(p.micro[rows], clicks) == pytest.approx(0.2)
+    assert p.favourite[rows].sum() == pytest.approx(0.01 * clicks.sum())
 
 
-def test_calibration_needs_a_click_before_a_promotion(
-    visits: Visits, x: dict[str, np.ndarray], timeline: Timeline
-):
+def test_calibration_needs_a_click_before_a_promotion(visits: Visits, x: Terms, timeline: Timeline):
     outside = replace(visits, season=np.full(len(visits), -1))
     with pytest.raises(ConfigError, match="leaves no click before a promotion"):
-        outcomes.calibrate(outside, x, timeline, SimulateConfig())
+        calibrate(Equations(SimulateConfig(), {}, {}), outside, x, timeline)
 
 
-INTERCEPTS = {"direct": -4.0, "cart": -3.0, "carted": -3.0, "uncarted": -6.0} | (
-    outcomes.SIGN_INTERCEPTS
-)
+INTERCEPTS = {
+    "click": -2.0,
+    "direct": -4.0,
+    "cart": -3.0,
+    "carted": -3.0,
+    "uncarted": -6.0,
+    "refund": -3.0,
+    "repeat": -2.0,
+    "micro": -2.6,
+    "favourite": -4.2,
+}
 
 
-def test_the_equations_by_hand(visits: Visits, x: dict[str, np.ndarray], users: Users):
-    p = outcomes.probabilities(visits, x, INTERCEPTS, 1.0)
+def equations_of(intercepts: dict[str, float] = INTERCEPTS, **settings: float) -> Equations:
+    return Equations(SimulateConfig(**settings), intercepts, {})
+
+
+def test_the_equations_by_hand(visits: Visits, x: Terms, users: Users, items: Items):
+    p = equations_of().probabilities(visits, x)
     row = int(np.flatnonzero(visits.phase == BEFORE)[0])
-    user, item = visits.user[row], {name: float(values[row]) for name, values in x.items()}
-    assert item["waiting"] == users.waiting[user]
-    assert item["ramp_waiting"] == item["ramp"] * users.waiting[user]
+    user, item = visits.user[row], visits.item[row]
+    sensitivity, waiting = users.sensitivity[user], users.waiting[user]
+    kind = {"618": 0.0, "double11": 0.3, "double12": -0.3}[
+        ("618", "double11", "double12")[visits.season[row]]
+    ]
+    log_price = (np.log(items.price[item]) - 4) / np.sqrt(0.7**2 + 0.6**2)
     score = (
-        1.2 * users.waiting[user]
+        -0.4 * log_price
+        + 0.4 * items.taste[item]
+        + kind
+        + 1.2 * waiting
         + 0.25 * users.intent[user]
         + 0.4 * visits.match[row]
-        + 0.4 * item["appeal"]
-        + 0.6 * item["discount"]
-        + 0.4 * users.sensitivity[user] * item["discount"]
-        - 0.3 * item["dear"]
+        + 0.4 * items.appeal[item]
+        + (0.6 + 0.4 * sensitivity) * items.discount[item]
+        - 0.3 * np.exp(0.4 * sensitivity) * items.price_level[item]
     )
     assert p.r1[row] == pytest.approx(1 / (1 + np.exp(3.0 - score)))
+    assert x["ramp_waiting"][row] == x["ramp"][row] * waiting
+    refund = 0.3 * log_price + 0.3 * sensitivity - 0.4 * items.appeal[item]
+    assert p.refund[row] == pytest.approx(1 / (1 + np.exp(3.0 - refund)))
+    reduced = refund + 0.4 + 0.3 * items.discount[item]
+    assert p.refund_delayed[row] == pytest.approx(1 / (1 + np.exp(3.0 - reduced)))
 
 
-def test_only_seasons_have_delayed_purchases(visits: Visits, x: dict[str, np.ndarray]):
-    p = outcomes.probabilities(visits, x, INTERCEPTS, 1.0)
+def test_settings_scale_what_they_say(visits: Visits, x: Terms):
+    plain, season = equations_of(), visits.season
+    without = plain.score("cart", x, season)
+    wide = equations_of(propensity_spread=2.5).score("cart", x, season)
+    np.testing.assert_allclose(wide, 2.5 * without, atol=1e-12)
+    measured = -0.5 * x["price"] + 0.5 * x["taste"] + 0.7 * x["ramp"] + 0.5 * x["ramp_kind"]
+    np.testing.assert_allclose(
+        equations_of(hidden_selection=0).score("cart", x, season), measured, atol=1e-12
+    )
+    # A promotion without effect leaves what an ordinary day has.
+    flat = equations_of(promotion_effect=0).score("carted", x, season)
+    ordinary = (
+        -0.4 * x["price"]
+        + 0.4 * x["taste"]
+        + 0.25 * x["intent"]
+        + 0.4 * x["match"]
+        + 0.4 * x["appeal"]
+        - 0.3 * x["dear"]
+    )
+    np.testing.assert_allclose(flat, ordinary, atol=1e-12)
+    for name in ("carted", "uncarted", "direct"):
+        np.testing.assert_array_equal(
+            equations_of(propensity_spread=2.5, hidden_selection=0).score(name, x, season),
+            plain.score(name, x, season),
+        )
+
+
+def test_drift_wanders_from_promotion_to_promotion(visits: Visits, x: Terms):
+    assert draw_drift(np.random.default_rng(0), 0.0, 3) == {}
+    long = draw_drift(np.random.default_rng(0), 0.4, 4_000)["direct"]["intent"]
+    assert long.mean() == pytest.approx(0, abs=1e-9)
+    assert np.diff(long[:-1]).std() == pytest.approx(0.4, rel=0.05)
+    assert long[-1] == 0
+
+    drift = draw_drift(np.random.default_rng(0), 0.4, 3)
+    assert "hidden" not in drift["cart"]
+    moved = Equations(SimulateConfig(), INTERCEPTS, drift)
+    row = int(np.flatnonzero(visits.season == 1)[0])
+    expected = drift["cart"]["intercept"][1] + sum(
+        coefficient * (1 + drift["cart"][term][1]) * x[term][row]
+        for term, coefficient in moved.coefficients("cart").items()
+    )
+    assert moved.score("cart", x, visits.season)[row] == pytest.approx(expected)
+    outside = visits.season < 0
+    assert outside.any()
+    np.testing.assert_array_equal(
+        moved.score("direct", x, visits.season)[outside],
+        equations_of().score("direct", x, visits.season)[outside],
+    )
+
+
+def test_only_seasons_have_delayed_purchases(visits: Visits, x: Terms):
+    p = equations_of().probabilities(visits, x)
     before = visits.phase == BEFORE
     assert (p.r1[before] > 0).all()
     assert (p.r0[before] > 0).all()
@@ -207,29 +311,38 @@ def test_only_seasons_have_delayed_purchases(visits: Visits, x: dict[str, np.nda
     assert not p.r0[~before].any()
 
 
-def test_direct_purchases_vanish_at_the_deadline(visits: Visits, x: dict[str, np.ndarray]):
+def test_direct_purchases_vanish_at_the_deadline(visits: Visits, x: Terms):
     late = replace(visits, time_ms=visits.deadline_ms - 10_000)
-    assert not outcomes.probabilities(late, x, INTERCEPTS, 1.0).direct.any()
+    assert not equations_of().probabilities(late, x).direct.any()
     early = replace(visits, time_ms=visits.deadline_ms - 30 * DAY_MS)
     middle = replace(visits, time_ms=visits.deadline_ms - 3_600_000)
-    whole = outcomes.probabilities(early, x, INTERCEPTS, 1.0).direct
-    np.testing.assert_allclose(
-        outcomes.probabilities(middle, x, INTERCEPTS, 1.0).direct, 0.55 * whole
-    )
+    whole = equations_of().probabilities(early, x).direct
+    np.testing.assert_allclose(equations_of().probabilities(middle, x).direct, 0.55 * whole)
+    # The delays are a setting.
+    config = SimulateConfig(direct_delays=((1_800, 0.0), (7_200, 1.0)))
+    other = Equations(config, INTERCEPTS, {}).probabilities(middle, x).direct
+    np.testing.assert_allclose(other, 0.5 * whole)
 
 
-def test_gamma_is_the_odds_ratio_of_the_hidden_trait(visits: Visits, x: dict[str, np.ndarray]):
+def test_gamma_is_the_odds_ratio_of_the_hidden_trait(visits: Visits, x: Terms):
     size = len(visits)
-    low = outcomes.probabilities(visits, x | {"hidden": np.full(size, -0.5)}, INTERCEPTS, 4.0)
-    high = outcomes.probabilities(visits, x | {"hidden": np.full(size, 0.5)}, INTERCEPTS, 4.0)
+    confounded = equations_of(confounding=4.0)
+    low = confounded.probabilities(visits, x | {"hidden": np.full(size, -0.5)})
+    high = confounded.probabilities(visits, x | {"hidden": np.full(size, 0.5)})
     np.testing.assert_allclose(np.exp(logit(high.propensity) - logit(low.propensity)), 4.0)
     season = visits.phase == BEFORE
     for arm in ("r1", "r0"):
         odds = logit(getattr(high, arm)[season]) - logit(getattr(low, arm)[season])
         np.testing.assert_allclose(np.exp(odds), 4.0)
     np.testing.assert_array_equal(high.direct, low.direct)
-    none = outcomes.probabilities(visits, x, INTERCEPTS, 1.0)
-    other = outcomes.probabilities(visits, x | {"hidden": -x["hidden"]}, INTERCEPTS, 1.0)
+    # Given all but the trait, the odds of carting are between the two, so within Gamma of each.
+    given = logit((low.propensity + high.propensity) / 2)
+    for one in (low, high):
+        ratio = np.exp(logit(one.propensity) - given)
+        assert (ratio > 1 / 4.0).all()
+        assert (ratio < 4.0).all()
+    none = equations_of().probabilities(visits, x)
+    other = equations_of().probabilities(visits, x | {"hidden": -x["hidden"]})
     for field in fields(none):
         np.testing.assert_array_equal(getattr(none, field.name), getattr(other, field.name))
 
@@ -237,9 +350,11 @@ def test_gamma_is_the_odds_ratio_of_the_hidden_trait(visits: Visits, x: dict[str
 def test_outcomes_come_at_their_probabilities():
     size = 200_000
     levels = {"direct": 0.3, "propensity": 0.4, "r1": 0.2, "r0": 0.05}
-    signs = dict.fromkeys(("repeat", "micro", "favourite"), 0.0)
-    p = outcomes.Probabilities(**{k: np.full(size, v) for k, v in (levels | signs).items()})
-    drawn = outcomes.draw_outcomes(np.random.default_rng(0), p)
+    values = dict.fromkeys([field.name for field in fields(Probabilities)], 0.0) | levels
+    p = Probabilities(**{name: np.full(size, value) for name, value in values.items()})
+    numbers = np.arange(size)
+    keys = randomness.visit_keys(1, numbers // 300, numbers % 300, np.zeros(size, np.int64))
+    drawn = draw_outcomes(keys, p, 0.55)
     direct, cart = drawn.direct, drawn.cart
     for sample, expected in (
         (direct, 0.3),
@@ -257,48 +372,94 @@ def test_outcomes_come_at_their_probabilities():
     assert not (drawn.delayed & direct).any()
 
 
+def test_numbers_of_visits_are_uniform_and_unlike():
+    user, item, season = np.meshgrid(np.arange(100), np.arange(100), np.arange(-1, 9))
+    grid = (user.ravel(), item.ravel(), season.ravel())
+    keys = randomness.visit_keys(7, *grid)
+    assert len(np.unique(keys)) == len(keys)
+    draws = [randomness.uniform(keys, purpose) for purpose in range(5)]
+    draws.append(randomness.uniform(randomness.visit_keys(8, *grid), 0))
+    for draw in draws:
+        assert draw.min() >= 0
+        assert draw.max() < 1
+        counts = np.histogram(draw, 20, (0, 1))[0] / len(draw)
+        np.testing.assert_allclose(counts, 0.05, atol=4 * np.sqrt(0.05 * 0.95 / len(draw)))
+    related = np.corrcoef([*draws, *(part.astype(float) for part in grid)])
+    assert np.abs(related - np.eye(len(related))).max() < 4 / np.sqrt(len(keys))
+
+
+def test_requests_show_different_items_the_appealing_ones_first(items: Items):
+    small = int(np.argmin(np.diff(items.starts)))
+    category = np.append(np.arange(40).repeat(50), [small])
+    shown = choose_items(np.random.default_rng(0), items, category, 5)
+    assert shown.shape == (2001, 5)
+    filled = shown >= 0
+    assert (items.category[shown] == category[:, None])[filled].all()
+    for row in shown:
+        assert len(set(row[row >= 0])) == (row >= 0).sum()
+    assert (np.diff(filled.astype(int), axis=1) <= 0).all()
+    appeal = [items.appeal[shown[:, slot][filled[:, slot]]].mean() for slot in range(5)]
+    assert appeal[0] > appeal[2] > appeal[4]
+
+
 def test_every_visit_ends_before_its_deadline_but_for_delayed_purchases(
-    visits: Visits, x: dict[str, np.ndarray], timeline: Timeline
+    visits: Visits, x: Terms, keys: randomness.Keys, timeline: Timeline
 ):
     rng = np.random.default_rng(5)
     # Many outcomes, so that all kinds of events meet all kinds of deadlines.
     often = dict.fromkeys(INTERCEPTS, 0.0) | {"repeat": 1.0}
-    p = outcomes.probabilities(visits, x, often, 1.0)
-    drawn = outcomes.draw_outcomes(rng, p)
+    p = equations_of(often).probabilities(visits, x)
+    drawn = draw_outcomes(keys, p, 0.55)
     clicks = emission.draw_clicks(rng, visits, p.repeat)
-    events = emission.draw_events(rng, visits, clicks, p, drawn, timeline)
+    rows = np.arange(len(visits))
+    events = emission.draw_events(rng, visits, rows, clicks, p, drawn, timeline, DIRECT)
     assert (np.diff(events.time_ms) >= 0).all()
-    late = events.time_ms >= visits.deadline_ms[events.visit]
+    refunded = events.kind == 6
+    late = ~refunded & (events.time_ms >= visits.deadline_ms[events.meeting])
     assert late.any()
-    assert drawn.delayed[events.visit[late]].all()
+    assert drawn.delayed[events.meeting[late]].all()
     on_days = timeline.locate(events.time_ms[late])
     assert (on_days[1] == DURING).all()
-    assert np.array_equal(on_days[0], visits.season[events.visit[late]])
+    assert np.array_equal(on_days[0], visits.season[events.meeting[late]])
 
     # Decisions follow the last click, so that all clicks of a visit share them.
-    decisions = ~late & (events.kind >= 4)
-    assert (events.time_ms >= clicks.last_ms[events.visit])[decisions].all()
-    bought = events.visit[~late & (events.kind == 5)]
-    assert sorted(bought) == np.flatnonzero(drawn.direct).tolist()
-    assert sorted(events.visit[late & (events.kind == 5)]) == np.flatnonzero(drawn.delayed).tolist()
+    decisions = ~late & np.isin(events.kind, [4, 5])
+    assert (events.time_ms >= clicks.last_ms[events.meeting])[decisions].all()
+    purchases = events.kind == 5
+    assert sorted(events.meeting[~late & purchases]) == np.flatnonzero(drawn.direct).tolist()
+    assert sorted(events.meeting[late & purchases]) == np.flatnonzero(drawn.delayed).tolist()
     # In log order a cart comes before the purchase that it led to.
     carted = np.full(len(visits), -1)
-    carted[events.visit[events.kind == 4]] = np.flatnonzero(events.kind == 4)
-    assert (carted[events.visit] < np.arange(len(carted[events.visit])))[events.kind == 5].all()
+    carted[events.meeting[events.kind == 4]] = np.flatnonzero(events.kind == 4)
+    assert (carted[events.meeting] < np.arange(len(events.kind)))[purchases].all()
+
+    # At most one refund of each purchase, after it and at its price.
+    bought = np.full(len(visits), -1)
+    bought[events.meeting[purchases]] = np.flatnonzero(purchases)
+    paid = bought[events.meeting[refunded]]
+    assert 0 < len(paid) == len(set(paid)) < purchases.sum()
+    assert (paid >= 0).all()
+    waited = (events.time_ms[refunded] - events.time_ms[paid]) / DAY_MS
+    assert 0.2 < waited.min() < waited.max() <= 25
+    assert np.array_equal(events.reduced[refunded], events.reduced[paid])
+    assert events.reduced[paid].any()
+    assert not events.reduced[paid].all()
 
 
-def test_each_draw_has_a_stream_of_its_own(monkeypatch: pytest.MonkeyPatch):
-    generator, keys = simulator._generator, []
-
-    def record(seed: int, *key: int) -> np.random.Generator:
-        keys.append(key)
-        return generator(seed, *key)
-
-    monkeypatch.setattr(simulator, "EVENTS_PER_CHUNK", 1_000)
-    monkeypatch.setattr(simulator, "_generator", record)
-    world = simulator.build_world(simulator.Config(simulate=SimulateConfig(events=3_000)))
-    for chunk in range(world.chunks):
-        simulator.draw_chunk(world, chunk)
-    assert len(keys) == len(set(keys)) == 6
-    firsts = {int(generator(1, *key).integers(2**62)) for key in keys}
-    assert len(firsts) == len(keys)
+def test_refunds_come_at_their_probability(
+    visits: Visits, x: Terms, keys: randomness.Keys, timeline: Timeline
+):
+    rng = np.random.default_rng(6)
+    rare = INTERCEPTS | {"direct": 0.0, "repeat": -9.0}
+    p = equations_of(rare).probabilities(visits, x)
+    drawn = draw_outcomes(keys, p, 0.55)
+    clicks = emission.draw_clicks(rng, visits, p.repeat)
+    rows = np.arange(len(visits))
+    events = emission.draw_events(rng, visits, rows, clicks, p, drawn, timeline, DIRECT)
+    # A purchase in the last 25 days may be refunded after the period.
+    early = visits.time_ms < timeline.end_ms - 40 * DAY_MS
+    refunds = early[events.meeting[events.kind == 6]].sum()
+    expected = p.refund[early & drawn.direct].sum()
+    expected += p.refund_delayed[early & drawn.delayed].sum()
+    assert abs(refunds - expected) < 4 * np.sqrt(expected)
+    assert expected > 100

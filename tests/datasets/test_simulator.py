@@ -18,6 +18,7 @@ from cmdcm.datasets import simulator
 from cmdcm.datasets.calendar import DAY_MS, PromotionCalendar, yearly
 from cmdcm.datasets.events import check_schema
 from cmdcm.datasets.log import open_event_log
+from cmdcm.datasets.simulation.world import World
 from cmdcm.jobs.commands import simulate as command
 
 PAIR = ["user_id", "item_id"]
@@ -108,7 +109,7 @@ def test_events_keep_the_contract(world: Simulated):
     ]
     verify_manifest(world.output / "events")
     events = world.events
-    counted = events["kind"].is_in(["cart", "purchase"])
+    counted = events["kind"].is_in(["cart", "purchase", "refund"])
     assert (events["quantity"].is_not_null() == counted).all()
     assert (events["detail"].is_not_null() == (events["kind"] == "micro")).all()
     assert (events["price"] > 0).all()
@@ -120,8 +121,9 @@ def test_events_keep_the_contract(world: Simulated):
 
 @pytest.mark.parametrize("size", [5_000, 40_000])
 def test_number_of_events_is_near_the_configured_one(size: int):
-    world = simulator.build_world(config_of(f"events={size}"))
-    drawn = sum(simulator.draw_chunk(world, n).events.num_rows for n in range(world.chunks))
+    world = World.open(config_of(f"events={size}"))
+    chunks = range(simulator.chunk_count(world))
+    drawn = sum(simulator.draw_chunk(world, n).events.num_rows for n in chunks)
     assert abs(drawn / size - 1) < 0.15
 
 
@@ -202,6 +204,27 @@ def test_transition_probabilities_are_true_by_arm(world: Simulated):
     assert abs(_z(world, "delayed", world["r0"], undecided & ~world["cart"])) < 4
 
 
+def test_refunds_give_back_what_was_bought(world: Simulated):
+    kind = pl.col("kind")
+    purchases = world.events.filter(kind == "purchase")
+    refunds = world.events.filter(kind == "refund")
+    assert 0.04 < len(refunds) / len(purchases) < 0.12
+    pieces = ["price", "quantity"]
+    earlier = refunds.join(purchases, on=[*PAIR, *pieces], suffix="_of_purchase").filter(
+        pl.col("ms") > pl.col("ms_of_purchase")
+    )
+    assert earlier.select(*PAIR, "ms").n_unique() == len(refunds)
+    # What was bought at a reduced price comes back more often.
+    bounds = world.calendar.bounds()
+    days = pl.any_horizontal(
+        pl.col("ms").is_between(start, end, closed="left") for _, start, end in bounds.tolist()
+    )
+    refunded = purchases.join(refunds.select(*PAIR, back=True).unique(), on=PAIR, how="left")
+    shares = refunded.group_by(days=days).agg(pl.col("back").fill_null(False).mean())
+    by_days = dict(shares.iter_rows())
+    assert by_days[True] > 1.2 * by_days[False]
+
+
 def test_potential_outcomes_agree_with_the_events(world: Simulated):
     undecided, carted, delayed = ~world["direct"], world["cart"], world["delayed"]
     assert np.array_equal(delayed[undecided & carted], world["l1"][undecided & carted])
@@ -268,10 +291,11 @@ def test_people_wait_for_midnight(world: Simulated):
 
 def test_promotion_days_have_reduced_prices(world: Simulated):
     _, start, end = world.calendar.bounds()[4].tolist()
-    on_day = world.events.filter(pl.col("ms").is_between(start, end, closed="left"))
+    priced = world.events.filter(pl.col("kind") != "refund")
+    on_day = priced.filter(pl.col("ms").is_between(start, end, closed="left"))
     bounds = world.calendar.bounds()
     outside = (pl.col("ms") < int(bounds[0, 1])) | (pl.col("ms") >= int(bounds[-1, 2]))
-    ordinary = world.events.filter(outside)
+    ordinary = priced.filter(outside)
     prices = (
         on_day.group_by("item_id")
         .agg(day=pl.col("price").unique())
@@ -323,7 +347,7 @@ def test_same_seed_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 def test_chunks_do_not_depend_on_each_other(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(simulator, "EVENTS_PER_CHUNK", 4_000)
-    world = simulator.build_world(config_of("events=10000"))
+    world = World.open(config_of("events=10000"))
     forwards = [simulator.draw_chunk(world, number) for number in (0, 1, 2)]
     backwards = [simulator.draw_chunk(world, number) for number in (2, 1, 0)][::-1]
     users = [set(chunk.events["user_id"].to_pylist()) for chunk in forwards]
@@ -341,7 +365,11 @@ def test_chunks_do_not_depend_on_each_other(monkeypatch: pytest.MonkeyPatch):
     [
         ("promotions=['singles_day']", "unknown kind of promotion 'singles_day'"),
         ("promotions=['618', '618']", "618"),
-        ("promotions=[]", "promotions"),
+        ("start='2023-01-01'", "start and end should be given together"),
+        ("daily_traffic=[1, 2]", "should have 731 values, one for each day"),
+        ("daily_traffic=[1, 0]", "daily_traffic"),
+        ("direct_delays=[[30, 0], [20, 1]]", "direct_delays should be pairs"),
+        ("direct_delays=[]", "direct_delays should be pairs"),
         ("events=10", "events"),
         ("confounding=0.5", "confounding"),
         ("direct_rate=0.2", "cart_rate should exceed direct_rate"),
@@ -369,7 +397,7 @@ def test_overwrites_only_when_told(tmp_path: Path):
 def test_a_full_disk_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     draw = simulator.draw_chunk
 
-    def fill(world: simulator.World, chunk: int) -> simulator.Chunk:
+    def fill(world: World, chunk: int) -> simulator.Chunk:
         if chunk == 1:
             raise OSError(errno.ENOSPC, "No space left on device")
         return draw(world, chunk)
