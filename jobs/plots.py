@@ -34,12 +34,17 @@ _STYLE = {
 _SIZE = (4.2, 3.1)
 
 
-def calibration(curves: Mapping[str, Sequence[Mapping[str, Any]]], places: Sequence[str]) -> str:
+def calibration(
+    curves: Mapping[str, Sequence[Mapping[str, Any]]],
+    places: Sequence[str],
+    title: str = "Calibration",
+) -> str:
     """Draws observed rates, with intervals, against mean predictions on square-root axes.
 
     Args:
         curves: Model -> bins, as an evaluation's `calibration` holds them.
         places: All models of the report in order; a model's place fixes its colour and marker.
+        title: Title of the plot.
     """
 
     def draw(axes: Axes) -> None:
@@ -59,7 +64,7 @@ def calibration(curves: Mapping[str, Sequence[Mapping[str, Any]]], places: Seque
         axes.set_xlabel("mean prediction of the bin (square-root scale)")
         axes.set_ylabel("observed rate")
 
-    return _svg("Calibration", draw)
+    return svg(title, draw)
 
 
 def by_day(
@@ -110,7 +115,7 @@ def by_day(
         axes.set_xlim(-0.5, len(labels) - 0.5)
         axes.set_ylabel(title)
 
-    return _svg(f"{title} by day", draw)
+    return svg(f"{title} by day", draw)
 
 
 def conversion_delays(delays: Mapping[str, Any]) -> str | None:
@@ -133,7 +138,7 @@ def conversion_delays(delays: Mapping[str, Any]) -> str | None:
         axes.set_ylabel("conversions")
         axes.legend(frameon=False)
 
-    return _svg("Conversion delay", draw, size=(8.4, 3.3))
+    return svg("Conversion delay", draw, size=(8.4, 3.3))
 
 
 def training_curve(
@@ -156,7 +161,7 @@ def training_curve(
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("epoch")
 
-    return _svg(title, draw)
+    return svg(title, draw)
 
 
 def colour(place: int) -> str:
@@ -207,7 +212,8 @@ def _hours(hours: float) -> str:
     return f"{hours:.0f} h" if hours < 24 else f"{hours / 24:.0f} d"
 
 
-def _svg(title: str, draw: Any, size: tuple[float, float] = _SIZE) -> str:
+def svg(title: str, draw: Any, size: tuple[float, float] = _SIZE) -> str:
+    """Returns the SVG of what `draw` draws on its axes; `size` is in inches."""
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=size, layout="constrained")
         axes = figure.add_subplot()

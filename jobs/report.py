@@ -8,15 +8,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup, escape
 
 import cmdcm
 from cmdcm.core.files import staged_file
 from cmdcm.jobs import plots
-from cmdcm.jobs.tables import DIGITS, bounds, number, tables, text
+from cmdcm.jobs.causal_section import CALIBRATED, POPULATION_TEXTS, causal_sections
+from cmdcm.jobs.tables import DIGITS, bounds, number, p_value, tables, text
 from cmdcm.model.evaluation import DIFFERENCES, HIGHER_IS_BETTER, save_evaluation
 from cmdcm.model.metrics import METRICS
+from cmdcm.model.multiplicity import CORRECTIONS
 from cmdcm.model.predictions import HEADS
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -46,6 +48,7 @@ SLICE_NAMES = {
     "hours_to_promotion": "Hours from the click to the promotion",
 }
 SLICE_METRICS = ("auc", "log_loss", "pcoc")
+CALIBRATION_METRICS = ("pcoc", "ece", "log_loss")
 _MARKS = ("\u25cf", "\u25a0", "\u25b2", "\u25c6", "\u25bc", "\u271a", "\u2716")  # as plots.MARKERS
 _CURVES = (
     ("loss", "Training loss"),
@@ -95,15 +98,7 @@ def render(
     """Returns the page; the arguments are those of `write_report`."""
     names = evaluation["model_names"]
     heads = [_head(evaluation, head) for head in HEADS if _predicted(evaluation, head)]
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(bounds=bounds, number=number, text=text, image=_image)
-    return environment.get_template("report.html.j2").render(
+    return template("report.html.j2").render(
         version=cmdcm.__version__,
         title=title,
         evaluation=evaluation,
@@ -120,7 +115,12 @@ def render(
         higher_is_better=HIGHER_IS_BETTER,
         slice_names=SLICE_NAMES,
         slice_metrics=SLICE_METRICS,
+        calibration_metrics=CALIBRATION_METRICS,
         digits=DIGITS,
+        correction=CORRECTIONS[evaluation["settings"]["correction"]],
+        causal=causal_sections(evaluation),
+        population_texts=POPULATION_TEXTS,
+        calibrated=CALIBRATED,
         delays=plots.conversion_delays(evaluation["conversion_delay"]),
         curves=_curves(training, names),
         trained=list(training),
@@ -128,6 +128,21 @@ def render(
         data=[table for stage, value in data.items() for table in tables(value, stage)],
         config=tables(config, "configuration"),
     )
+
+
+def template(name: str) -> Template:
+    """Returns the template of a page, with the filters of `cmdcm.jobs.tables` and `image`."""
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        bounds=bounds, number=number, p_value=p_value, text=text, image=_image
+    )
+    return environment.get_template(name)
 
 
 def _predicted(evaluation: Mapping[str, Any], head: str) -> list[str]:

@@ -42,6 +42,16 @@ def number(value: float | None, digits: int, *, signed: bool = False) -> str:
     return f"{value:{'+' if signed else ''}.{digits}f}"
 
 
+def p_value(value: float | None) -> str:
+    """Formats a p-value to three decimals; a missing one is a dash.
+
+    Example:
+        >>> p_value(0.0312), p_value(1e-5), p_value(None)
+        ('0.031', '< 0.001', '–')
+    """
+    return "< 0.001" if value is not None and value < 0.001 else number(value, 3)
+
+
 def bounds(interval: Mapping[str, Any], digits: int, *, signed: bool = False) -> str:
     """Formats an interval's bounds; the empty string when it has none.
 

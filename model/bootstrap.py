@@ -11,6 +11,7 @@ replicates of 300,000 rows take about a second.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numba
 import numpy as np
@@ -199,6 +200,43 @@ class UserBootstrap:
             of.replicates[metric] - to.replicates[metric],
         )
 
+    def p_value(self, of: Replicated, to: Replicated, metric: str) -> float | None:
+        """Returns the two-sided p-value of no paired difference in a metric.
+
+        It takes the difference over the deviation of its replicates as normal: unlike a count of
+        replicates, that has no floor of 1 / replicates, which a correction for many comparisons
+        would never pass. None where the difference has no interval.
+        """
+        difference = self.difference(of, to, metric)
+        if difference.estimate is None or difference.lower is None:
+            return None
+        error = float(np.nanstd(of.replicates[metric] - to.replicates[metric], ddof=1))
+        if error == 0:  # equal predictions
+            return 1.0 if difference.estimate == 0 else None
+        return 2 * NormalDist().cdf(-abs(difference.estimate) / error)
+
+    def sums(
+        self,
+        values: npt.ArrayLike,
+        places: npt.NDArray[np.int64] | None = None,
+        groups: npt.NDArray[np.int64] | None = None,
+    ) -> Array:
+        """Sums columns by group in every replicate, from which ratios and the like follow.
+
+        Args:
+            values: [n, columns].
+            places: [n] each value's row among the bootstrap's, or None for all rows in order.
+            groups: [n] group of each value, 0 or more; or None for a single one.
+
+        Returns:
+            [groups, columns, replicates].
+        """
+        columns = np.ascontiguousarray(values, np.float64)
+        users = self._users if places is None else self._users[places]
+        group = np.zeros(len(users), np.int64) if groups is None else groups
+        count = int(group.max()) + 1 if len(group) else 1
+        return _sums(self.counts, users, columns, group, count)
+
     def _gauc(self, y: Array, p: Array, users: npt.NDArray[np.int64], w: Array) -> Array:
         """[replicates] A draw repeats a user's AUC and never changes it: GAUC is linear in it."""
         within = metrics.group_aucs(y, p, users, w)
@@ -209,6 +247,27 @@ class UserBootstrap:
             numerator += (within.auc[part] * within.weight[part]) @ counts
             denominator += within.weight[part] @ counts
         return numerator / denominator
+
+
+@numba.njit(nogil=True)
+def _sums(
+    counts: npt.NDArray[np.uint8],
+    users: npt.NDArray[np.int64],
+    values: Array,
+    groups: npt.NDArray[np.int64],
+    group_count: int,
+) -> Array:  # pragma: no cover - compiled
+    """[groups, columns, replicates] sums of values, each row as often as its user is drawn."""
+    replicates = counts.shape[1]
+    sums = np.zeros((group_count, values.shape[1], replicates))
+    for row in range(len(users)):
+        user, group = users[row], groups[row]
+        for column in range(values.shape[1]):
+            value = values[row, column]
+            if value != 0:
+                for r in range(replicates):
+                    sums[group, column, r] += value * counts[user, r]
+    return sums
 
 
 @numba.njit(nogil=True)

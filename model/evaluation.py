@@ -19,7 +19,14 @@ from cmdcm.core.config import EvaluationConfig
 from cmdcm.core.errors import DataError
 from cmdcm.core.files import read_json, staged_file, write_json
 from cmdcm.model.bootstrap import Interval, Replicated, UserBootstrap
-from cmdcm.model.predictions import HEADS, check_predictions, slice_masks
+from cmdcm.model.causal.summary import (
+    Provenance,
+    calibration_curve,
+    causal_summary,
+    has_outputs,
+)
+from cmdcm.model.multiplicity import adjusted
+from cmdcm.model.predictions import HEADS, UNCALIBRATED, check_predictions, slice_masks
 
 KIND = "evaluation"
 DIFFERENCES = ("auc", "pr_auc", "gauc", "log_loss", "normalised_entropy")
@@ -39,6 +46,7 @@ def evaluate(
     config: EvaluationConfig,
     seed: int,
     baseline: str | None = None,
+    provenance: Mapping[str, Provenance] | None = None,
 ) -> dict[str, Any]:
     """Evaluates models on the same clicks.
 
@@ -47,10 +55,11 @@ def evaluate(
         config: Bootstrap, bins and slices.
         seed: Seed of the bootstrap.
         baseline: The model that the others are compared with, or None for no comparison.
+        provenance: Model -> how it came about; a model without has no causal summary.
 
     Raises:
-        DataError: Predictions that `check_predictions` refuses, or a baseline that is not among the
-            models.
+        DataError: Predictions that `check_predictions` refuses, a baseline that is not among the
+            models, or a causal summary of days that the model was trained or stopped on.
     """
     check_predictions(predictions)
     if baseline is not None and baseline not in predictions:
@@ -58,23 +67,26 @@ def evaluate(
     clicks = next(iter(predictions.values()))
     boot = UserBootstrap(clicks["user_id"].to_numpy(), config.bootstrap, seed, config.confidence)
     slices, left_out = slice_masks(clicks, config.min_slice_rows)
+    truth = predictions.get(ORACLE)
+    truth = truth if truth is not None and has_outputs(truth) else None
     models: dict[str, Any] = {}
     heads: dict[str, dict[str, Replicated]] = {head: {} for head in HEADS}
     for name, frame in predictions.items():
         logging.info("evaluating %s on %d clicks", name, len(frame))
-        models[name] = {"heads": {}, "cart_effect": _cart_effect(frame)}
+        models[name] = {"heads": {}, "cart_effect": _cart_effect(frame), "causal": None}
+        if provenance and name in provenance and has_outputs(frame):
+            models[name]["causal"] = causal_summary(
+                name, frame, provenance[name], truth, slices, boot, config, seed
+            )
         for head in HEADS:
             if f"p_{head}" not in frame.columns:
                 continue
             whole, models[name]["heads"][head] = _head(frame, head, slices, boot, config)
             heads[head][name] = whole
     for head, results in heads.items():
+        compared = _differences(results, baseline, boot, config.correction)
         for name in results:
-            models[name]["heads"][head]["differences"] = {
-                metric: boot.difference(results[name], results[baseline], metric).to_json()
-                for metric in DIFFERENCES
-                if baseline in results and name != baseline
-            }
+            models[name]["heads"][head]["differences"] = compared.get(name, {})
     evaluation = {
         "kind": KIND,
         "settings": {**config.model_dump(mode="json"), "seed": seed, "gauc_weighting": "rows"},
@@ -116,9 +128,11 @@ def _head(
     config: EvaluationConfig,
 ) -> tuple[Replicated, dict[str, Any]]:
     labels = frame[head].to_numpy()
-    probabilities = frame[f"p_{head}"].clip(upper_bound=1).to_numpy()
 
-    def measured(rows: npt.NDArray[np.bool_] | None) -> tuple[Replicated, dict[str, Any]]:
+    def measured(
+        rows: npt.NDArray[np.bool_] | None, column: str = f"p_{head}"
+    ) -> tuple[Replicated, dict[str, Any]]:
+        probabilities = frame[column].clip(upper_bound=1).to_numpy()
         result = boot.metrics(labels, probabilities, config.calibration_bins, rows=rows)
         held = labels if rows is None else labels[rows]
         summary = {
@@ -130,7 +144,9 @@ def _head(
 
     whole, summary = measured(None)
     summary["explanation"] = _explanation(summary["rows"], summary["positives"])
-    summary["calibration"] = _calibration(whole, boot)
+    summary["calibration"] = calibration_curve(whole, boot)
+    raw = f"{UNCALIBRATED}p_{head}"
+    summary["uncalibrated"] = measured(None, raw)[1]["metrics"] if raw in frame.columns else None
     summary["slices"] = {
         dimension: [{"slice": value, **measured(rows)[1]} for value, rows in values.items()]
         for dimension, values in slices.items()
@@ -138,20 +154,28 @@ def _head(
     return whole, summary
 
 
-def _calibration(of: Replicated, boot: UserBootstrap) -> list[dict[str, Any]]:
-    curve = []
-    columns = (c.tolist() for c in (of.bins.weight, of.bins.mean_prediction, of.bins.mean_label))
-    for weight, prediction, rate, rates in zip(*columns, of.bin_rates, strict=True):
-        # Resampling rows of one class would claim certainty about a rate of 0 or 1.
-        interval = boot.interval(rate, rates) if 0 < rate < 1 else Interval(rate, None, None)
-        curve.append(
-            {
-                "rows": int(weight),
-                "mean_prediction": prediction,
-                "rate": interval.to_json(),
+def _differences(
+    results: Mapping[str, Replicated], baseline: str | None, boot: UserBootstrap, correction: str
+) -> dict[str, dict[str, Any]]:
+    """Model -> metric -> paired difference to the baseline, p-values corrected over them all."""
+    if baseline is None or baseline not in results:
+        return {}
+    entries = {
+        name: {
+            metric: {
+                **boot.difference(result, results[baseline], metric).to_json(),
+                "p_value": boot.p_value(result, results[baseline], metric),
             }
-        )
-    return curve
+            for metric in DIFFERENCES
+        }
+        for name, result in results.items()
+        if name != baseline
+    }
+    cells = [cell for metrics in entries.values() for cell in metrics.values()]
+    p_values = adjusted([cell["p_value"] for cell in cells], correction)
+    for cell, p_value in zip(cells, p_values, strict=True):
+        cell["adjusted_p_value"] = p_value
+    return entries
 
 
 def _explanation(rows: int, positives: int) -> str | None:

@@ -12,7 +12,9 @@ One row is one click of the test split. Every frame has the columns `COLUMNS`:
 
 and, of p_conversion, p_delayed, p_direct, p_cart (probabilities) and cart_effect, those that the
 model predicts. `hours_to_promotion` (float, hours from the click to the promotion's start) is
-optional and adds slices.
+optional and adds slices; so are `propensity`, `r1` and `r0` (probabilities among clicks without a
+direct purchase), which together allow a causal summary; and, of a calibrated model,
+uncalibrated_p_conversion and so on.
 """
 
 from collections.abc import Iterator, Mapping
@@ -26,6 +28,9 @@ from cmdcm.core.errors import DataError
 
 HEADS = ("conversion", "delayed", "direct", "cart")
 """Heads in the order of the report; head H has the label column H and the prediction p_H."""
+
+UNCALIBRATED = "uncalibrated_"
+"""Prefix of a calibrated model's probabilities before its calibration."""
 
 KEYS = ("user_id", "item_id", "click_time_ms")
 COLUMNS = (*KEYS, "day", "promotion", *HEADS, "conversion_delay_ms", "user_history")
@@ -76,18 +81,20 @@ def _check(name: str, frame: pl.DataFrame) -> None:
     if missing:
         raise DataError(f"{where} lack the columns {missing}; they have {frame.columns}")
     predicted = [f"p_{head}" for head in HEADS if f"p_{head}" in frame.columns]
+    diagnostics = [column for column in ("propensity", "r1", "r0") if column in frame.columns]
+    uncalibrated = [column for column in frame.columns if column.startswith(UNCALIBRATED)]
     optional = [c for c in ("cart_effect", "hours_to_promotion") if c in frame.columns]
     if not predicted:
         raise DataError(f"{where} predict nothing: expected one of {[f'p_{h}' for h in HEADS]}")
     if not len(frame):
         raise DataError(f"{where} have no rows: no test click to evaluate on")
-    for column in (*COLUMNS, *predicted, *optional):
+    for column in (*COLUMNS, *predicted, *diagnostics, *uncalibrated, *optional):
         if frame[column].null_count():
             raise DataError(f"{where}: {frame[column].null_count()} nulls in column {column!r}")
     for head in HEADS:
         if not frame[head].dtype.is_integer() or not frame[head].is_between(0, 1).all():
             raise DataError(f"{where}: label {head!r} should be 0 or 1 in every row")
-    for column in predicted:
+    for column in (*predicted, *diagnostics, *uncalibrated):
         # A sum of two float32 probabilities may pass 1 by a rounding.
         if not frame[column].dtype.is_float() or not frame[column].is_between(0, 1 + 1e-6).all():
             raise DataError(f"{where}: column {column!r} holds values that are no probabilities")

@@ -1,15 +1,18 @@
 """Scoring a data set with a model in memory: the reference for every other way to score."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import polars as pl
 
+from cmdcm.core.errors import DataError
 from cmdcm.datasets.calendar import PromotionCalendar
 from cmdcm.features.input import examples, input_errors
 from cmdcm.features.spec import FeatureSpec
 from cmdcm.model.base import RankingModel
+from cmdcm.model.inputs import Tensors
 
 KEPT = (
     "user_id",
@@ -34,8 +37,21 @@ def predict(
     spec: FeatureSpec,
     calendar: PromotionCalendar,
     batch_size: int = 4096,
+    on_corrupt: Literal["fail", "skip"] = "fail",
+    skipped: list[DataError] | None = None,
+    observe: Callable[[Tensors, Tensors], None] | None = None,
 ) -> pl.DataFrame:
     """Scores examples.
+
+    Args:
+        model: The model.
+        files: Files of examples.
+        spec: The columns of the examples.
+        calendar: Gives the clicks' local days.
+        batch_size: Examples of a batch.
+        on_corrupt: As `features.input.examples` has it.
+        skipped: As `features.input.examples` has it.
+        observe: Called with each batch, its inputs and the columns `KEPT`, and with its scores.
 
     Returns:
         One row an example, in the order of the files: the columns `KEPT`, `day` (local date of the
@@ -44,9 +60,18 @@ def predict(
     columns = [f.name for f in spec.inputs]
     columns += [name for name in KEPT if name not in columns]
     parts = []
-    with input_errors(files):
-        for batch in examples(files, spec, batch_size=batch_size, columns=columns):
+    with input_errors():
+        for batch in examples(
+            files,
+            spec,
+            batch_size=batch_size,
+            columns=columns,
+            on_corrupt=on_corrupt,
+            skipped=skipped,
+        ):
             scores = model.scorer({f.name: batch[f.name] for f in spec.inputs})
+            if observe is not None:
+                observe(batch, scores)
             kept = {name: _column(batch[name].numpy()) for name in KEPT}
             kept |= {name: pl.Series(value.numpy()) for name, value in scores.items()}
             parts.append(pl.DataFrame(kept))

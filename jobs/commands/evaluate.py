@@ -11,6 +11,8 @@ from cmdcm.core.config import Config
 from cmdcm.core.errors import ConfigError, DataError
 from cmdcm.core.files import read_manifest, staged_directory, write_json, write_manifest
 from cmdcm.features.dataset import ExampleSet
+from cmdcm.model.causal.balance import Balance
+from cmdcm.model.causal.summary import Provenance
 from cmdcm.model.evaluation import evaluate, save_evaluation
 from cmdcm.model.scoring import predict
 from cmdcm.model.training import MODEL, load_history, load_model
@@ -48,15 +50,22 @@ def run(args: argparse.Namespace, config: Config) -> int:
     if args.baseline and args.baseline not in models:
         raise ConfigError(f"--baseline {args.baseline} is none of the models {sorted(models)}")
     predictions: dict[str, pl.DataFrame] = {}
+    provenance: dict[str, Provenance] = {}
     for name, directory in models.items():
         check_split(data, directory)
         logging.info("scoring %d test examples with %s", data.total("test"), name)
+        model = load_model(directory)
+        clip = config.evaluation.propensity_clip or model.config.propensity_clip
+        balance = Balance(data.spec, config.evaluation.balance_covariates, clip)
         predictions[name] = predict(
-            load_model(directory), data.files("test"), data.spec, data.calendar
+            model, data.files("test"), data.spec, data.calendar, observe=balance.add
         )
+        provenance[name] = Provenance(seen_days(directory), clip, tuple(balance.result()))
     if args.truth:
         predictions[ORACLE] = oracle(next(iter(predictions.values())), args.truth)
-    result = evaluate(predictions, config.evaluation, config.seed, args.baseline)
+        clip = config.evaluation.propensity_clip or config.model.propensity_clip
+        provenance[ORACLE] = Provenance(frozenset(), clip)
+    result = evaluate(predictions, config.evaluation, config.seed, args.baseline, provenance)
     if data.split.note:
         result["notes"].insert(0, data.split.note)
     with staged_directory(args.output, overwrite=args.overwrite) as staging:
@@ -74,10 +83,15 @@ def run(args: argparse.Namespace, config: Config) -> int:
 
 def check_split(data: ExampleSet, directory: Path) -> None:
     """Refuses a model that was trained or stopped on days of the test split."""
-    split = read_manifest(directory, MODEL)["split"]
-    seen = sorted({*split["train"], *split["validation"]} & set(data.split.test))
+    seen = sorted(seen_days(directory) & set(data.split.test))
     if seen:
         raise DataError(f"{directory} was trained on test days, {seen[0]} and {len(seen) - 1} more")
+
+
+def seen_days(directory: Path) -> frozenset[str]:
+    """Returns the days that a model was trained or stopped on, from its manifest."""
+    split = read_manifest(directory, MODEL)["split"]
+    return frozenset({*split["train"], *split["validation"]})
 
 
 def oracle(frame: pl.DataFrame, truth: Path) -> pl.DataFrame:

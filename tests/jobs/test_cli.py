@@ -217,26 +217,30 @@ def test_an_output_that_cannot_be_written_is_named(tmp_path, capsys):
     assert "file" in capsys.readouterr().err
 
 
-def test_a_disk_full_halfway_leaves_nothing_that_looks_whole(
+def test_a_disk_full_halfway_publishes_nothing_and_the_same_command_goes_on(
     tmp_path, small_world, capsys, monkeypatch
 ):
-    from cmdcm.features import pipeline
+    from cmdcm.features.encode import RecordWriter
 
-    write, calls = pipeline.write_tfrecords, []
+    write, calls = RecordWriter.write, []
 
-    def full(*arguments, **keywords):
-        calls.append(arguments)
+    def full(self: RecordWriter, data: memoryview) -> int:
+        calls.append(data)
         if len(calls) > 3:
             raise OSError(errno.ENOSPC, "No space left on device")
-        return write(*arguments, **keywords)
+        return write(self, data)
 
-    monkeypatch.setattr(pipeline, "write_tfrecords", full)
     examples = tmp_path / "examples"
-    code = cmdcm("features", "--events", small_world.events, "--output", examples, *settings())
-    assert code == 7
+    command = ["features", "--events", small_world.events, "--output", examples, *settings()]
+    with monkeypatch.context() as patched:
+        patched.setattr(RecordWriter, "write", full)
+        assert cmdcm(*command) == 7
     assert "no space left" in capsys.readouterr().err
     assert len(calls) == 4
-    assert list(tmp_path.iterdir()) == []
+    assert not examples.exists()
+    assert cmdcm(*command) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["examples"]
+    verify_manifest(examples)
 
 
 def test_a_model_is_not_evaluated_on_days_that_it_was_trained_on(tmp_path, small_world, capsys):

@@ -3,7 +3,6 @@
 import argparse
 import copy
 import json
-from html.parser import HTMLParser
 
 import pytest
 
@@ -13,60 +12,10 @@ from cmdcm.jobs import tables
 from cmdcm.jobs.commands import report as command
 from cmdcm.jobs.report import METRIC_NAMES, render, write_report
 from cmdcm.model.evaluation import evaluate, load_evaluation
+from cmdcm.tests.jobs.page import Page
 from cmdcm.tests.model.predictions_data import predictions
 
 CONFIG = EvaluationConfig(bootstrap=20, min_slice_rows=20, calibration_bins=4)
-VOID = {"meta", "img", "br", "link", "input", "hr"}
-
-
-class Page(HTMLParser):
-    """Collects what the tests ask for, and fails on elements that do not close."""
-
-    def __init__(self, html):
-        super().__init__()
-        self.open: list[str] = []
-        self.tables: list[dict] = []
-        self.images: list[dict] = []
-        self.attributes: list[tuple] = []
-        self.text: list[str] = []
-        self.feed(html)
-        self.close()
-        assert not self.open
-
-    def handle_starttag(self, tag, attrs):
-        attributes = dict(attrs)
-        self.attributes += [(tag, name, value) for name, value in attrs]
-        if tag in VOID:
-            if tag == "img":
-                self.images.append(attributes)
-            return
-        self.open.append(tag)
-        if tag == "table":
-            self.tables.append({"caption": "", "rows": [], "scopes": []})
-        elif tag == "tr":
-            self.tables[-1]["rows"].append([])
-        elif tag in ("td", "th"):
-            self.tables[-1]["rows"][-1].append("")
-            if tag == "th":
-                self.tables[-1]["scopes"].append(attributes.get("scope"))
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.text.append(data)
-        if "caption" in self.open:
-            self.tables[-1]["caption"] += data
-        elif "td" in self.open or "th" in self.open:
-            self.tables[-1]["rows"][-1][-1] += data
-
-    def table(self, caption):
-        return next(table for table in self.tables if table["caption"].startswith(caption))
-
-    def row(self, caption, name):
-        rows = self.table(caption)["rows"]
-        (found,) = (row for row in rows if row[0].split()[-1:] == [name])
-        return [" ".join(cell.split()) for cell in found]
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +71,24 @@ def test_every_metric_of_the_evaluation_is_in_its_table(page, arguments):
                 assert bounds
                 assert cells[METRIC_NAMES[metric]].startswith(estimate)
                 assert cells[METRIC_NAMES[metric]].endswith(bounds)
+
+
+def test_a_calibrated_model_is_shown_before_and_after(small):
+    frames = predictions(rows=100, models=("vanilla", "esmm"))
+    raw = frames["esmm"]["p_conversion"] * 0.5
+    frames["esmm"] = frames["esmm"].with_columns(uncalibrated_p_conversion=raw)
+    evaluation = evaluate(frames, EvaluationConfig(bootstrap=20, min_slice_rows=1_000), 1)
+    page = Page(render(**{**small, "evaluation": evaluation}))
+    caption = "Calibration of head conversion: before and after"
+    header, *rows = page.table(caption)["rows"]
+    assert len(rows) == 1  # vanilla is not calibrated
+    cells = dict(zip(header, page.row(caption, "esmm"), strict=True))
+    result = evaluation["models"]["esmm"]["heads"]["conversion"]
+    for metric in ("pcoc", "ece", "log_loss"):
+        name = METRIC_NAMES[metric]
+        assert cells[f"{name} before"].startswith(shown(result["uncalibrated"][metric], metric)[0])
+        assert cells[f"{name} after"].startswith(shown(result["metrics"][metric], metric)[0])
+    assert "before and after" not in render(**small)
 
 
 def test_the_summary_shows_differences_and_relative_improvement(page, arguments):

@@ -1,0 +1,1 @@
+"""cmdcm: tests, model, causal."""
