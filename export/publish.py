@@ -2,7 +2,8 @@
 
     BASE/7/saved_model.pb, variables/     the graph and its weights
     BASE/7/assets.extra/                  warm-up requests, feature_spec.json, config.json,
-                                          metrics.json (if there is an evaluation)
+                                          metrics.json (if there is an evaluation),
+                                          calibration.json (if the model is calibrated)
     BASE/7/manifest.json                  SHA-256 of every file
 
 The version is staged in a hidden sibling that no server looks at, loaded back and compared with the
@@ -26,6 +27,7 @@ from cmdcm.export.warmup import WARMUP_FILE, Arrays, requests, write_warmup
 from cmdcm.features.input import parse_examples
 from cmdcm.features.tfrecord import read_records
 from cmdcm.model.base import OUTPUTS, RankingModel
+from cmdcm.model.calibration import CALIBRATION_FILE
 
 TOLERANCE = 1e-5
 """The most that a score of the export may differ from the model's."""
@@ -76,6 +78,8 @@ def export_model(
         extra = (staging / WARMUP_FILE).parent
         model.spec.save(extra / "feature_spec.json")
         config.save(extra / "config.json")
+        if model.calibration is not None:
+            model.calibration.save(extra / CALIBRATION_FILE)
         if metrics is not None:
             write_json(extra / "metrics.json", metrics)
         difference = verify(staging, model, made)
@@ -126,7 +130,8 @@ def served_scores(model: RankingModel, signature: str, inputs: Arrays) -> dict[s
     """Scores a request with the model itself: what a server should answer."""
     if signature == EXAMPLES_SIGNATURE:
         (serialized,) = inputs.values()
-        outputs = model.predictions(model(parse_examples(serialized, model.spec.inputs)))
+        features = parse_examples(serialized, model.spec.inputs)
+        outputs = model.scores(model(features), features)
     else:
         outputs = model.score(
             {f.name: tf.constant(inputs[f.name]) for f in model.spec.user_inputs},

@@ -37,7 +37,7 @@ class Servable(tf.Module):
         @tf.function(input_signature=[serialized], autograph=False)
         def serving_default(examples: tf.Tensor) -> dict[str, tf.Tensor]:
             features = parse_examples(examples, model.spec.inputs)
-            return served(model.predictions(model(features)))
+            return served(model.scores(model(features), features))
 
         @tf.function(autograph=False)
         def score_candidates(**features: tf.Tensor) -> dict[str, tf.Tensor]:

@@ -12,12 +12,16 @@ import tensorflow as tf
 import tensorflow_recommenders as tfrs
 
 from cmdcm.core.config import ModelConfig
+from cmdcm.core.errors import ConfigError
 from cmdcm.features.columns import LABELS
+from cmdcm.features.sampling import WEIGHT
 from cmdcm.features.spec import FeatureSpec
-from cmdcm.model.heads import Head, HeadLoss
-from cmdcm.model.inputs import Tensors
+from cmdcm.model.calibration import Calibration
+from cmdcm.model.heads import FOLD, Head, HeadLoss
+from cmdcm.model.inputs import Tensors, hash_ids
 from cmdcm.model.losses import weighted_mean
 from cmdcm.model.network import Tower, Trunk
+from cmdcm.model.predictions import UNCALIBRATED
 
 OUTPUTS = {
     "p_direct": "probability of a direct purchase: before the promotion",
@@ -65,15 +69,18 @@ class RankingModel(tfrs.Model):
             `bce` heads.
 
     The loss is the sum over names of weight * weighted sum / total (`model/heads.py`), plus the
-    layers' penalties. During training the weighted mean of each loss and, for each loss of a
-    prediction, the ratio of predicted to observed positives (PCOC) are tracked, both on the rows of
-    the loss, so that calibration is seen for free.
+    layers' penalties; a batch's column `row_weight`, if it has one, weights its rows in the losses.
+    During training the weighted mean of each loss and, for each loss of a prediction, the ratio of
+    predicted to observed positives (PCOC) are tracked, both on the rows of the loss, so that
+    calibration is seen for free.
     """
 
     gated: ClassVar[bool] = False
 
     def __init__(self, spec: FeatureSpec, config: ModelConfig):
         super().__init__()
+        if WEIGHT in {feature.name for feature in spec.inputs}:
+            raise ConfigError(f"an input is called {WEIGHT!r}, as the row weight is; rename it")
         self.spec = spec
         self.config = config
         self.heads = self.make_heads()
@@ -83,6 +90,7 @@ class RankingModel(tfrs.Model):
             head.name: Tower(config.tower_units, gate_units, name=f"tower_{head.name}")
             for head in self.heads
         }
+        self.calibration: Calibration | None = None
         self._tracked = Tracked()
 
     def make_heads(self) -> Sequence[Head]:
@@ -101,8 +109,20 @@ class RankingModel(tfrs.Model):
             if head.estimator == "bce"
         }
 
+    def calibrated_heads(self) -> Sequence[Head]:
+        """Returns the conditional probabilities whose logits a calibration maps, in their spaces.
+
+        The predictions follow from them alone, so that what holds between predictions by the
+        behaviour graph holds after a calibration too.
+        """
+        return self.heads
+
+    def tasks(self, logits: Tensors) -> Tensors:
+        """Returns the heads' logits and those that `calibrated_heads` adds to them, [N] each."""
+        return logits
+
     def call(self, features: Tensors, training: bool = False) -> dict[str, tf.Tensor]:
-        """Returns the logits of every head for a batch of examples, [N] each."""
+        """Returns the logits of every head for a batch of examples, [N] each; uncalibrated."""
         return self.logits(*self.sides(features))
 
     def adapt(self, features: Tensors) -> None:
@@ -114,7 +134,7 @@ class RankingModel(tfrs.Model):
         """
         self.trunk.encoder.adapt(*self.sides(features))
         if set(LABELS) <= set(features):
-            labels = _labels(features)
+            labels = self.labels(features)
             for head in self.heads:
                 self.towers[head.name].logit.bias.assign([head.log_odds(labels)])
 
@@ -126,21 +146,40 @@ class RankingModel(tfrs.Model):
         )
 
     def logits(self, user: Tensors, candidates: Tensors) -> dict[str, tf.Tensor]:
-        """Returns the logits of N candidates; the user's batch is N, or 1 for one user."""
+        """Returns the uncalibrated logits of N candidates; the user's batch is N, or 1."""
         shared = self.trunk(user, candidates)
         return {name: tower(shared) for name, tower in self.towers.items()}
 
     def score(self, user: Tensors, candidates: Tensors) -> dict[str, tf.Tensor]:
         """Returns the named outputs of N candidates; the user's batch is N, or 1."""
-        return self.predictions(self.logits(user, candidates))
+        return self.scores(self.logits(user, candidates), {**user, **candidates})
+
+    def scores(self, logits: Tensors, features: Tensors) -> dict[str, tf.Tensor]:
+        """Turns logits into the named outputs, calibrated if the model has a calibration.
+
+        Args:
+            logits: Of every head, [N] each.
+            features: The raw features that they came from; the user's have [1] or [N] rows.
+        """
+        if self.calibration is None:
+            return self.predictions(logits)
+        tasks = self.tasks(logits)
+        return self.predictions({**tasks, **self.calibration(tasks, features, self.spec)})
+
+    def calibrate(self, calibration: Calibration | None) -> None:
+        """Calibrates all outputs from now on, or no longer."""
+        self.calibration = calibration
+        self.__dict__.pop("scorer", None)
 
     def compute_loss(self, inputs: Tensors, training: bool = False) -> tf.Tensor:
-        """Returns the scalar loss of a batch of examples with labels."""
-        labels = _labels(inputs)
+        """Returns the scalar loss of a batch of examples with labels and, maybe, row weights."""
+        labels = self.labels(inputs)
         losses = self.head_losses(self(inputs, training=training), labels)
         total = tf.constant(0.0)
+        if WEIGHT in inputs:
+            losses = {name: head.times(inputs[WEIGHT]) for name, head in losses.items()}
         for name, head in losses.items():
-            total += head.weight * weighted_mean(head.losses, head.weights, head.total)
+            total += head.weight * weighted_mean(head.losses, head.weights, head.base)
             weight = tf.reduce_sum(head.weights)
             mean = weighted_mean(head.losses, head.weights)
             self._tracker(f"loss_{name}").update_state(mean * weight, weight)
@@ -150,6 +189,14 @@ class RankingModel(tfrs.Model):
                     tf.reduce_sum(head.labels * head.weights),
                 )
         return total
+
+    def labels(self, inputs: Tensors) -> dict[str, tf.Tensor]:
+        """Returns the labels of a batch and, with cross-fitting, the users' folds, float32 [N]."""
+        labels = {name: tf.cast(inputs[name], tf.float32) for name in LABELS}
+        if self.config.cross_fit_folds > 1:
+            folds = hash_ids(inputs["user_id"], self.config.cross_fit_folds)
+            labels[FOLD] = tf.cast(folds, tf.float32)
+        return labels
 
     def _tracker(self, name: str) -> "Ratio":
         ratios = self._tracked.ratios
@@ -169,8 +216,23 @@ class RankingModel(tfrs.Model):
 
     @functools.cached_property
     def scorer(self) -> Callable[[Tensors], dict[str, tf.Tensor]]:
-        """The compiled function from a batch of features to the named outputs."""
-        return tf.function(lambda features: self.predictions(self(features)), reduce_retracing=True)
+        """The compiled function from a batch of features to the named outputs.
+
+        With a calibration also to the probabilities before it, as `uncalibrated_p_...`.
+        """
+
+        def scored(features: Tensors) -> dict[str, tf.Tensor]:
+            logits = self(features)
+            outputs = self.scores(logits, features)
+            if self.calibration is not None:
+                outputs |= {
+                    f"{UNCALIBRATED}{name}": value
+                    for name, value in self.predictions(logits).items()
+                    if name.startswith("p_")
+                }
+            return outputs
+
+        return tf.function(scored, reduce_retracing=True)
 
     @property
     def table_variables(self) -> list[tf.Variable]:
@@ -186,7 +248,3 @@ class RankingModel(tfrs.Model):
         tables = sum(int(tf.size(v)) for v in self.table_variables)
         everything = sum(int(tf.size(v)) for v in self.trainable_variables)
         return {"table_parameters": tables, "dense_parameters": everything - tables}
-
-
-def _labels(inputs: Tensors) -> dict[str, tf.Tensor]:
-    return {name: tf.cast(inputs[name], tf.float32) for name in LABELS}

@@ -20,7 +20,15 @@ import tensorflow as tf
 from cmdcm.model.base import RankingModel
 from cmdcm.model.heads import Head, HeadLoss, entire_space_loss
 from cmdcm.model.inputs import Tensors
-from cmdcm.model.probability import Event, both, complement, either, from_logit, mixture
+from cmdcm.model.probability import (
+    Event,
+    both,
+    complement,
+    either,
+    from_logit,
+    mixture,
+    to_logit,
+)
 from cmdcm.model.transition import transition_event, transition_heads, transition_losses
 
 
@@ -38,13 +46,31 @@ class CMDCM(RankingModel):
         ]
         if not self.config.transition:
             return [*heads, Head("transition", "delayed", "not_direct", estimator="entire_space")]
-        return heads + transition_heads(self.config.estimator, self.config.transition_weight)
+        config = self.config
+        return heads + transition_heads(
+            config.estimator, config.transition_weight, config.cross_fit_folds
+        )
+
+    def calibrated_heads(self) -> Sequence[Head]:
+        """Direct, cart, and the delayed purchase among clicks without a direct one.
+
+        Not r1 and r0: the labels of an arm's own clicks are no measure of what carting would do to
+        all clicks. Their averages are corrected by targeting (`model/causal/targeting.py`).
+        """
+        if not self.config.transition:
+            return self.heads
+        observed = [h for h in self.heads if h.name in ("direct", "propensity", "cart_direct")]
+        return [*observed, Head("transition", "delayed", "not_direct", estimator="entire_space")]
+
+    def tasks(self, logits: Tensors) -> Tensors:
+        """Adds the logit of the transition."""
+        return {**logits, "transition": to_logit(self.transition(logits))}
 
     def transition(self, logits: Tensors) -> Event:
-        """The delayed purchase among clicks without a direct one."""
-        if self.config.transition:
-            return transition_event(logits["propensity"], logits["r1"], logits["r0"])
-        return from_logit(logits["transition"])
+        """The delayed purchase among clicks without a direct one: the arms' mixture, or a logit."""
+        if "transition" in logits:
+            return from_logit(logits["transition"])
+        return transition_event(logits["propensity"], logits["r1"], logits["r0"])
 
     def predictions(self, logits: Tensors) -> dict[str, tf.Tensor]:
         """See the module; with the transition also the diagnostics propensity, r1 and r0."""

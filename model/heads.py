@@ -5,14 +5,18 @@ label, that space, and the weight and the estimator of its loss, and its loss, i
 (`RankingModel.adapt`) and the check of the labels read this declaration; a model is shared layers
 plus heads. The base model (`model/base.py`) does the reduction, in one place:
 
-    total = sum over losses of weight * sum(weights * losses) / total
+    total = sum over losses of weight * sum(row * weights * losses) / sum(row * base)
 
-By default `total` is the sum of the weights, so that a loss is a mean over its rows. The BCE of a
-head is divided by the number of all clicks instead, whatever its space: then the heads' BCEs add up
-to the behaviour graph's log likelihood per click, log P(D) + log P(A given D), and no click counts
-more than another because few share its space. Tracking always shows the mean over the rows.
+By default `base` is the weights, so that a loss is a mean over its rows. The BCE of a head is
+divided by the number of all clicks instead, whatever its space: then the heads' BCEs add up to the
+behaviour graph's log likelihood per click, log P(D) + log P(A given D), and no click counts more
+than another because few share its space. Tracking always shows the mean over the rows.
+
+`row` is the examples' own weights (`features/sampling.py`), 1 where a batch has none: a row of
+weight 2 counts as two equal rows do, in the sum and in what it is divided by.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -22,7 +26,10 @@ from cmdcm.model.losses import binary_cross_entropy, event_cross_entropy
 from cmdcm.model.probability import Event
 
 Labels = Mapping[str, tf.Tensor]
-"""Label columns as float32 [N]."""
+"""Label columns as float32 [N]; with cross-fitting also `FOLD`."""
+
+FOLD = "fold"
+"""Name of the rows' folds of users, [N]."""
 
 SPACES: dict[str, Callable[[Labels], tf.Tensor]] = {
     "clicks": lambda labels: tf.ones_like(labels["direct"]),
@@ -34,7 +41,7 @@ SPACES: dict[str, Callable[[Labels], tf.Tensor]] = {
 """Task spaces over clicks: name -> the rows' mask [N], 0 or 1. `carted` and `uncarted` part
 `not_direct`."""
 
-ARM_ESTIMATORS = ("naive", "ipw", "snipw", "dr")
+ARM_ESTIMATORS = ("naive", "ipw", "snipw", "overlap", "dr")
 """Estimators of the risk of a potential outcome; see `model/transition.py`."""
 
 ESTIMATORS = ("bce", "entire_space", *ARM_ESTIMATORS)
@@ -52,7 +59,7 @@ class HeadLoss:
         weight: Weight of the loss in the total.
         labels: [N], for tracking the label's mean; None where it is no prediction.
         predictions: [N], probabilities, for tracking calibration; None where there is none.
-        total: Scalar that the weighted sum is divided by; None for the sum of the weights.
+        base: [N], whose sum the weighted sum is divided by; None for the weights.
     """
 
     losses: tf.Tensor
@@ -60,7 +67,12 @@ class HeadLoss:
     weight: float = 1.0
     labels: tf.Tensor | None = None
     predictions: tf.Tensor | None = None
-    total: tf.Tensor | None = None
+    base: tf.Tensor | None = None
+
+    def times(self, row_weights: tf.Tensor) -> "HeadLoss":
+        """Returns the loss with each example weighted, [N]."""
+        base = None if self.base is None else self.base * row_weights
+        return dataclasses.replace(self, weights=self.weights * row_weights, base=base)
 
 
 @dataclass(frozen=True)
@@ -73,6 +85,7 @@ class Head:
         space: Task space, a key of `SPACES`: the rows where its logit is the label's.
         weight: Weight of its loss.
         estimator: How its loss is estimated, one of `ESTIMATORS`.
+        left_out: A fold of users whose rows its loss leaves out, for cross-fitting; None for none.
     """
 
     name: str
@@ -80,6 +93,7 @@ class Head:
     space: str = "clicks"
     weight: float = 1.0
     estimator: str = "bce"
+    left_out: int | None = None
 
     def __post_init__(self) -> None:
         if self.space not in SPACES:
@@ -92,8 +106,11 @@ class Head:
             )
 
     def mask(self, labels: Labels) -> tf.Tensor:
-        """The mask of the head's task space, [N]."""
-        return SPACES[self.space](labels)
+        """The mask of the rows that the head learns from: of its space and not left out, [N]."""
+        mask = SPACES[self.space](labels)
+        if self.left_out is None:
+            return mask
+        return mask * tf.cast(labels[FOLD] != float(self.left_out), tf.float32)
 
     def cross_entropy(self, labels: Labels, logits: tf.Tensor) -> HeadLoss:
         """The loss of a `bce` head: its label's cross-entropy in its space, per click."""
@@ -104,7 +121,7 @@ class Head:
             self.weight,
             label,
             tf.sigmoid(logits),
-            tf.reduce_sum(tf.ones_like(mask)),
+            tf.ones_like(mask),
         )
 
     def log_odds(self, labels: Labels) -> tf.Tensor:

@@ -28,18 +28,18 @@ def event_cross_entropy(labels: tf.Tensor, event: Event) -> tf.Tensor:
 
 
 def weighted_mean(
-    losses: tf.Tensor, weights: tf.Tensor, total: tf.Tensor | None = None
+    losses: tf.Tensor, weights: tf.Tensor, base: tf.Tensor | None = None
 ) -> tf.Tensor:
-    """sum(w * loss) / total; zero where the total is zero.
+    """sum(w * loss) / sum(base); zero where the latter is zero.
 
-    Doubling a batch leaves the loss as it is; rows of weight zero have no gradient even where their
-    loss is not finite.
+    Doubling a batch leaves the loss as it is, as doubling all of `weights` and `base` does; rows of
+    weight zero have no gradient even where their loss is not finite.
 
     Args:
         losses: [N].
         weights: [N].
-        total: Scalar, such as the number of clicks; None for the sum of the weights.
+        base: [N], such as ones for a mean over all clicks; None for the weights.
     """
     kept = tf.where(weights > 0, losses, 0.0)
-    total = tf.reduce_sum(weights) if total is None else total
+    total = tf.reduce_sum(weights if base is None else base)
     return tf.math.divide_no_nan(tf.reduce_sum(weights * kept), total)

@@ -21,6 +21,16 @@ def from_logit(logit: tf.Tensor) -> Event:
     return Event(-tf.nn.softplus(-logit), -tf.nn.softplus(logit))
 
 
+def to_logit(event: Event) -> tf.Tensor:
+    """The log-odds of an event.
+
+    Example:
+        >>> to_logit(from_logit(tf.constant([-3.0]))).numpy()
+        array([-3.], dtype=float32)
+    """
+    return event.yes - event.no
+
+
 def complement(event: Event) -> Event:
     """The event that `event` does not happen."""
     return Event(event.no, event.yes)

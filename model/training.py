@@ -24,8 +24,11 @@ from cmdcm.core.progress import progress_bar
 from cmdcm.features.columns import LABELS
 from cmdcm.features.dataset import ExampleSet
 from cmdcm.features.input import examples, input_errors
+from cmdcm.features.sampling import RowWeights
 from cmdcm.features.spec import FeatureSpec
 from cmdcm.model.base import RankingModel
+from cmdcm.model.calibrate import fit_calibration
+from cmdcm.model.calibration import CALIBRATION_FILE, Calibration
 from cmdcm.model.metrics import auc, log_loss, pcoc
 from cmdcm.model.optimizer import make_optimizer
 from cmdcm.model.registry import make_model
@@ -47,7 +50,8 @@ def train(data: ExampleSet, output: Path, config: Config, *, progress: bool = Tr
         data: The examples.
         output: Directory of the run. `checkpoints/` and `logs/` (TensorBoard) are written during
             the run; `model/` appears at its end with the best weights, `config.json`, `spec.json`,
-            `history.json` and a manifest.
+            `history.json`, a manifest and, with [calibration], `calibration.json`. A finished run
+            is not trained again, but calibrated and published anew.
         config: Model and training; must be the one that an interrupted run had.
         progress: Show a progress bar on stderr.
 
@@ -73,20 +77,26 @@ def train(data: ExampleSet, output: Path, config: Config, *, progress: bool = Tr
 def build_model(data: ExampleSet, config: Config) -> RankingModel:
     """Builds the configured model: all its variables, and the scale of the numeric inputs."""
     model = make_model(data.spec, config.model)
-    files = data.files("train")
     batches = examples(
-        files,
+        data.files("train", config.training.on_corrupt),
         data.spec,
         batch_size=ADAPT_EXAMPLES,
+        columns=training_columns(data.spec),
         shuffle_seed=config.seed,
         shuffle_buffer=ADAPT_EXAMPLES,
+        on_corrupt=config.training.on_corrupt,
     )
-    with input_errors(files):
+    with input_errors():
         batch = next(iter(batches))
     model.compute_loss({name: value[:2] for name, value in batch.items()})
     model.reset_metrics()
     model.adapt(batch)
     return model
+
+
+def training_columns(spec: FeatureSpec) -> list[str]:
+    """Returns the names of the columns that training reads."""
+    return [*(feature.name for feature in spec.inputs), *LABELS]
 
 
 def load_model(directory: Path) -> RankingModel:
@@ -96,6 +106,8 @@ def load_model(directory: Path) -> RankingModel:
     model = make_model(spec, config.model)
     model.score(*zero_inputs(spec))
     model.checkpoint().read(str(Path(directory) / "weights")).assert_consumed()
+    if (Path(directory) / CALIBRATION_FILE).exists():
+        model.calibrate(Calibration.load(Path(directory) / CALIBRATION_FILE))
     return model
 
 
@@ -144,7 +156,15 @@ class _Run:
     ):
         self.model, self.data, self.output = model, data, output
         self.config, self.show_progress = config, progress
-        self.steps = math.ceil(data.total("train") / config.training.batch_size)
+        training = config.training
+        self.row_weights = RowWeights(data.spec, training.negative_rate, training.weight_column)
+        # Known beforehand only if every example is trained on.
+        self.steps = (
+            math.ceil(data.total("train") / training.batch_size)
+            if training.negative_rate == 1 and training.on_corrupt == "fail"
+            else None
+        )
+        self.skipped: list[DataError] = []
         self.optimizer = make_optimizer(model, config.training)
         model.compile(optimizer=self.optimizer)
         self.epoch = tf.Variable(0, dtype=tf.int64)
@@ -200,7 +220,11 @@ class _Run:
         training = self.config.training
         while self.epoch < training.epochs and self.bad_epochs < training.patience:
             epoch = int(self.epoch.numpy())
+            self.skipped.clear()
             record = {"epoch": epoch + 1.0} | self.fit_epoch(epoch) | self.validate()
+            if training.on_corrupt == "skip":
+                record["skipped_files"] = float(len({str(error) for error in self.skipped}))
+                logging.info("epoch %d: %d files skipped", epoch + 1, record["skipped_files"])
             self.finish_epoch(record)
             with log.as_default(step=epoch + 1):
                 for name, value in record.items():
@@ -213,18 +237,27 @@ class _Run:
         seen, training = int(self.step.numpy()), self.config.training
         if seen == self.steps:
             return {}
-        files = self.data.files("train")
         batches = examples(
-            files,
+            self.data.files("train", training.on_corrupt),
             self.data.spec,
             batch_size=training.batch_size,
-            columns=[*(f.name for f in self.data.spec.inputs), *LABELS],
+            columns=training_columns(self.data.spec),
             shuffle_seed=self.config.seed,
             epoch=epoch,
             shuffle_buffer=training.shuffle_buffer,
             skip_batches=seen,
-        ).apply(tf.data.experimental.assert_cardinality(self.steps - seen))
-        with input_errors(files):
+            on_corrupt=training.on_corrupt,
+            skipped=self.skipped,
+            weights=self.row_weights,
+        )
+        with input_errors():
+            if self.steps is not None:
+                exactly = tf.data.experimental.assert_cardinality(self.steps - seen)
+                batches = batches.apply(exactly)
+            elif not any(True for _ in batches.take(1)):
+                if seen:
+                    return {}
+                raise DataError(f"no training example of {self.data.directory} can be read")
             fitted = self.model.fit(
                 batches,
                 initial_epoch=epoch,
@@ -237,7 +270,12 @@ class _Run:
     def validate(self) -> dict[str, float]:
         """Returns AUC, log loss and PCOC of every predicted head on the validation split."""
         frame = predict(
-            self.model, self.data.files("validation"), self.data.spec, self.data.calendar
+            self.model,
+            self.data.files("validation", self.config.training.on_corrupt),
+            self.data.spec,
+            self.data.calendar,
+            on_corrupt=self.config.training.on_corrupt,
+            skipped=self.skipped,
         )
         record = {}
         for column in frame.columns:
@@ -280,14 +318,27 @@ class _Run:
         with output_errors(self.checkpoints):
             self.manager.save()
 
+    def calibrate(self) -> None:
+        """Calibrates the model on the validation split, as configured."""
+        config = self.config.calibration
+        if config.method != "none" or config.slices:
+            trained_on, on_corrupt = self.data.split.train, self.config.training.on_corrupt
+            self.model.calibrate(
+                fit_calibration(self.model, self.data, config, trained_on, on_corrupt=on_corrupt)
+            )
+
     def publish(self) -> None:
         """Restores the best weights and writes `model/`."""
         self.weights.read(str(self.checkpoints / "best")).assert_consumed()
+        self.calibrate()
+        calibration = self.model.calibration
         with staged_directory(self.output / MODEL, overwrite=True) as staging:
             self.weights.write(str(staging / "weights"))
             self.config.save(staging / "config.json")
             self.data.spec.save(staging / "spec.json")
             write_json(staging / "history.json", self.history())
+            if calibration is not None:
+                calibration.save(staging / CALIBRATION_FILE)
             write_manifest(
                 staging,
                 {
@@ -299,6 +350,8 @@ class _Run:
                     },
                     "rows": {part: self.data.total(part) for part in ("train", "validation")},
                     "examples": str(self.data.directory),
+                    "skipped_files": int(self.history()[-1].get("skipped_files", 0)),
+                    "calibration": calibration and calibration.method,
                     **self.model.describe(),
                 },
             )

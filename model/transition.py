@@ -15,12 +15,18 @@ clicks with D = 0: with z the logit and w = [in arm] / max(P(arm), clip) without
     naive  mean over the arm of BCE(L, z)
     ipw    mean over D = 0 of w BCE(L, z)
     snipw  sum of w BCE(L, z) / sum of w
+    overlap  the same with w = [in arm] (1 - P(arm)), which stands for the clicks weighted by
+           e (1 - e): those that may as well be carted as not (Li, Morgan, Zaslavsky, 2018)
     dr     mean over D = 0 of BCE(m, z) + w (BCE(L, z) - BCE(m, z))
 
 m = P(L | arm, D = 0, x) is an imputed outcome without a gradient, from a head of its own that is
 trained by the naive risk. BCE is linear in the label, so `dr` is the BCE of the pseudo-outcome
 m + w (L - m) of Robins, Rotnitzky and Zhao (1994): if P(arm) or m is right, its mean given x is
 that of L(arm), and so not only the risk's value but its minimiser is right.
+
+With cross-fitting (Chernozhukov et al., 2018) each fold k of users has nuisance heads of its own,
+`propensity_k`, `i1_k` and `i0_k`, that are trained on the other folds; the `dr` risk of a click
+takes those of its user's fold. Their towers have not seen the user, the shared layers have.
 
 ESCM2 (SIGIR 2022) imputes the error BCE(L, z) instead, by a head of its own that does not know z:
 d + w (BCE(L, z) - d). Its value is doubly robust too, but its gradient for z is that of `ipw`, and
@@ -35,26 +41,40 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-from cmdcm.model.heads import ARM_ESTIMATORS, SPACES, Head, HeadLoss, Labels
+from cmdcm.model.heads import ARM_ESTIMATORS, FOLD, SPACES, Head, HeadLoss, Labels
 from cmdcm.model.inputs import Tensors
 from cmdcm.model.losses import binary_cross_entropy
 from cmdcm.model.probability import Event, from_logit, mixture
-from cmdcm.model.weights import importance_weights
+from cmdcm.model.weights import importance_weights, overlap_weights
 
 ARMS = {"1": "carted", "0": "uncarted"}
 """The arms and their task spaces."""
 
+IMPUTED = {space: f"i{arm}" for arm, space in ARMS.items()}
+"""The imputed outcome of each task space."""
 
-def transition_heads(estimator: str, weight: float) -> list[Head]:
+
+def transition_heads(estimator: str, weight: float, folds: int = 1) -> list[Head]:
     """The outcome heads `r1`, `r0` and, for `dr`, the imputed outcomes `i1`, `i0`.
 
     Args:
         estimator: One of `ARM_ESTIMATORS`.
         weight: Weight of each risk in the total.
+        folds: With K > 1, of `dr`, K sets of nuisances; they share the weight of one.
     """
     heads = [Head(f"r{arm}", "delayed", space, weight, estimator) for arm, space in ARMS.items()]
-    if estimator == "dr":
-        heads += [Head(f"i{arm}", "delayed", space, weight, "naive") for arm, space in ARMS.items()]
+    if estimator != "dr":
+        return heads
+    if folds == 1:
+        return heads + [
+            Head(f"i{arm}", "delayed", space, weight, "naive") for arm, space in ARMS.items()
+        ]
+    share = weight / folds
+    for k in range(folds):
+        heads.append(Head(f"propensity_{k}", "cart", "not_direct", share, "bce", k))
+        heads += [
+            Head(f"i{arm}_{k}", "delayed", space, share, "naive", k) for arm, space in ARMS.items()
+        ]
     return heads
 
 
@@ -91,11 +111,13 @@ def arm_risk(
     losses = binary_cross_entropy(delayed, logits)
     if estimator == "naive":
         return HeadLoss(losses, in_arm)
+    if estimator == "overlap":
+        return HeadLoss(losses, overlap_weights(in_arm, probability).values)
     weights = importance_weights(in_arm, probability, clip).values
     if estimator == "snipw":
         return HeadLoss(losses, weights)
     if estimator == "ipw":
-        return HeadLoss(losses, weights, total=tf.reduce_sum(space))
+        return HeadLoss(losses, weights, base=space)
     if imputed is None:
         raise ValueError("`imputed` is needed for the doubly robust estimator. Received: None")
     outcome = tf.stop_gradient(tf.sigmoid(imputed))
@@ -110,9 +132,10 @@ def transition_losses(
     Args:
         heads: The model's heads.
         logits: Of the heads and of `propensity`, [N] each.
-        labels: `cart`, `direct` and `delayed`, [N] each.
+        labels: `cart`, `direct` and `delayed`, and with cross-fitting `FOLD`, [N] each.
         clip: Lower bound of the propensities in the weights.
     """
+    folds = sum(head.name.startswith("i1") for head in heads)
     losses = {}
     for head in heads:
         if head.estimator not in ARM_ESTIMATORS:
@@ -123,10 +146,20 @@ def transition_losses(
             SPACES["not_direct"](labels),
             labels[head.label],
             logits[head.name],
-            tf.sigmoid(sign * logits["propensity"]),
+            tf.sigmoid(sign * _out_of_fold("propensity", logits, labels, folds)),
             head.estimator,
             clip,
-            logits.get(f"i{head.name[-1]}"),
+            _out_of_fold(IMPUTED[head.space], logits, labels, folds)
+            if head.estimator == "dr"
+            else None,
         )
         losses[head.name] = dataclasses.replace(risk, weight=head.weight)
     return losses
+
+
+def _out_of_fold(name: str, logits: Tensors, labels: Labels, folds: int) -> tf.Tensor:
+    """Logits of a nuisance, [N]; with cross-fitting those of the head that left the row out."""
+    if folds < 2:
+        return logits[name]
+    stacked = tf.stack([logits[f"{name}_{k}"] for k in range(folds)], axis=1)
+    return tf.gather(stacked, tf.cast(labels[FOLD], tf.int32), axis=1, batch_dims=1)

@@ -1,4 +1,4 @@
-"""Importance weights: every one passes `importance_weights`."""
+"""Importance weights, and what to know of them."""
 
 from typing import NamedTuple
 
@@ -33,14 +33,31 @@ def importance_weights(chosen: tf.Tensor, probability: tf.Tensor, clip: float) -
     """
     chosen = tf.cast(chosen, tf.float32)
     probability = tf.stop_gradient(probability)
-    values = chosen / tf.maximum(probability, clip)
+    clipped = chosen * tf.cast(probability < clip, tf.float32)
+    return _described(chosen, chosen / tf.maximum(probability, clip), clipped)
+
+
+def overlap_weights(chosen: tf.Tensor, probability: tf.Tensor) -> Weights:
+    """Overlap weights chosen * (1 - probability), without a gradient (Li et al., 2018).
+
+    In the population that the weights make, a row x counts e(x) (1 - e(x)) in either arm. None
+    exceeds 1, so nothing is clipped.
+
+    Args:
+        chosen: [N], 1 for the rows that were observed under the arm, else 0.
+        probability: [N], the probability to be observed under it.
+    """
+    chosen = tf.cast(chosen, tf.float32)
+    values = chosen * (1.0 - tf.stop_gradient(probability))
+    return _described(chosen, values, tf.zeros_like(chosen))
+
+
+def _described(chosen: tf.Tensor, values: tf.Tensor, clipped: tf.Tensor) -> Weights:
     total, count = tf.reduce_sum(values), tf.reduce_sum(chosen)
     return Weights(
         values=values,
         mean=tf.math.divide_no_nan(total, count),
         largest=tf.reduce_max(values),
         effective=tf.math.divide_no_nan(tf.square(total), tf.reduce_sum(tf.square(values))),
-        clipped=tf.math.divide_no_nan(
-            tf.reduce_sum(chosen * tf.cast(probability < clip, tf.float32)), count
-        ),
+        clipped=tf.math.divide_no_nan(tf.reduce_sum(clipped), count),
     )

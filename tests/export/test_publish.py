@@ -12,10 +12,11 @@ from cmdcm.export import publish
 from cmdcm.export.publish import export_model, versions
 from cmdcm.export.warmup import WARMUP_FILE
 from cmdcm.features.dataset import ExampleSet
-from cmdcm.features.input import examples
+from cmdcm.features.input import examples, parse_examples
 from cmdcm.features.spec import FeatureSpec
 from cmdcm.features.tfrecord import read_records
 from cmdcm.model.base import OUTPUTS
+from cmdcm.model.calibration import Calibration, HeadCalibration, Map, slice_count
 from cmdcm.model.training import build_model
 
 
@@ -96,6 +97,34 @@ def test_both_signatures_equal_the_model_for_one_and_for_many(data, small_world,
         for output, values in got.items():
             assert values.shape == [rows]
             np.testing.assert_allclose(values, expected[output], atol=1e-5)
+
+
+def test_a_calibrated_model_is_served_calibrated(data, small_world, tmp_path):
+    model, config = model_of(data, small_world.config, "cmdcm")
+    kinds = slice_count("promotion_kind", data.spec)
+    shifts = {"promotion_kind": tuple(float(n) for n in range(1, kinds + 1))}
+    line = Map((-2.0, 0.0, 1.0), (-3.0, 0.5, 0.9))
+    head = HeadCalibration(line, shifts, 100, 10, 1.1, 1.0)
+    heads = {each.name: head for each in model.calibrated_heads()}
+    calibration = Calibration("isotonic", ("a", "b"), heads)
+    model.calibrate(calibration)
+    version = export_model(model, tmp_path / "cmdcm", config, data.files("validation"))
+    stored = Calibration.load(version.path / "assets.extra" / "calibration.json")
+    assert stored == calibration
+    loaded = tf.saved_model.load(str(version.path))
+    records = list(read_records(data.files("test")[0]))[:3]
+    features = parse_examples(tf.constant(records), data.spec.inputs)
+    raw = model.predictions(model(features))
+    got = loaded.signatures["serving_default"](examples=tf.constant(records))
+    user = {f.name: features[f.name][:1] for f in data.spec.user_inputs}
+    candidates = {f.name: features[f.name][:1] for f in data.spec.candidate_inputs}
+    alone = loaded.signatures["score_candidates"](**user, **candidates)
+    expected = model.scores(model(features), features)
+    for output, values in got.items():
+        np.testing.assert_allclose(values, expected[output], atol=1e-5)
+        np.testing.assert_allclose(alone[output], expected[output][:1], atol=1e-5)
+        if output != "cart_effect":
+            assert np.abs(values - raw[output]).min() > 0.005
 
 
 def test_versions_count_up_and_ignore_what_is_no_version(exported, data, small_world, tmp_path):

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from cmdcm.core.config import FeaturesConfig, ModelConfig
+from cmdcm.core.config import FeaturesConfig, LabelsConfig, ModelConfig
 from cmdcm.datasets.calendar import yearly
 from cmdcm.datasets.events import event_schema
 from cmdcm.features.columns import example_spec
@@ -40,7 +40,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "cmdcm": {},
     "cmdcm-naive": {"estimator": "naive"},
     "cmdcm-ipw": {"estimator": "ipw"},
+    "cmdcm-overlap": {"estimator": "overlap"},
     "cmdcm-dr": {"estimator": "dr"},
+    "cmdcm-cross-fit": {"estimator": "dr", "cross_fit_folds": 2},
     "cmdcm-no-gate": {"gate": False},
     "cmdcm-no-transition": {"transition": False},
 }
@@ -59,7 +61,8 @@ def tiny_spec(columns: tuple[str, ...] = COLUMNS, string_ids: tuple[str, ...] = 
         seller_buckets=20,
         brand_buckets=20,
     )
-    return example_spec(config, event_schema(columns, string_ids), yearly(["618"], [2024], "UTC"))
+    calendar = yearly(["618"], [2024], "UTC")
+    return example_spec(config, event_schema(columns, string_ids), calendar, LabelsConfig())
 
 
 def random_batch(spec: FeatureSpec, rows: int, seed: int = 0) -> Batch:

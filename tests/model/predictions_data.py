@@ -66,3 +66,37 @@ def predictions(
 
 def _shifted(probabilities: np.ndarray, logits: np.ndarray) -> np.ndarray:
     return 1 / (1 + (1 / probabilities - 1) * np.exp(-logits))
+
+
+def causal_predictions(rows: int = 4_000, seed: int = 0) -> dict[str, pl.DataFrame]:
+    """The clicks of `predictions` with an effect of carting: `oracle` knows it.
+
+    Of `cmdcm` the propensity is right and both outcomes are off.
+    """
+    random = np.random.default_rng(seed)
+    (clicks,) = predictions(rows, seed=seed, models=("m",)).values()
+    taste = random.normal(0, 1, rows) + random.normal(0, 0.5, rows)[clicks["user_id"].to_numpy()]
+    e, r1, r0 = (1 / (1 + np.exp(a - 0.7 * taste)) for a in (1.2, 1.0, 3.0))
+    open_ = clicks["direct"].to_numpy() == 0
+    cart = random.random(rows) < e
+    delayed = open_ & (random.random(rows) < np.where(cart, r1, r0))
+    clicks = clicks.with_columns(
+        cart=pl.Series(cart.astype(np.int64)),
+        delayed=pl.Series(delayed.astype(np.int64)),
+        conversion=pl.Series((delayed | ~open_).astype(np.int64)),
+        conversion_delay_ms=pl.when(pl.Series(delayed | ~open_)).then(HOUR_MS).otherwise(-1),
+    )
+    outputs = {"oracle": (e, r1, r0), "cmdcm": (e, 0.8 * r1**1.5 + 0.1, 0.3 * r0 + 0.2)}
+    return {
+        name: clicks.with_columns(
+            pl.Series(column, values.astype(np.float32))
+            for column, values in {
+                "propensity": a,
+                "r1": one,
+                "r0": zero,
+                "cart_effect": one - zero,
+                "p_delayed": (1 - clicks["p_direct"].to_numpy()) * (a * one + (1 - a) * zero),
+            }.items()
+        )
+        for name, (a, one, zero) in outputs.items()
+    }

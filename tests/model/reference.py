@@ -115,18 +115,24 @@ def arm_risk(
         count += 1
         delta = float(cross_entropy(delayed[n], outcome[n]))
         weight = 1 / max(probability[n], clip)
+        if estimator == "overlap":
+            weight = 1 - probability[n]
         weight_sum += weight
         total += delta if estimator == "naive" else weight * (delta - guess)
-    return float(total / {"naive": count, "snipw": weight_sum}.get(estimator, space))
+    return float(
+        total / {"naive": count, "snipw": weight_sum, "overlap": weight_sum}.get(estimator, space)
+    )
 
 
-def heads(name: str, transition: bool, estimator: str) -> Sequence[str]:
-    """Names of a model's logits."""
+def heads(name: str, transition: bool, estimator: str, folds: int = 1) -> Sequence[str]:
+    """Names of a model's logits, with `folds` sets of nuisances."""
     if name != "cmdcm":
         return HEADS[name]
     if not transition:
         return ["direct", "propensity", "cart_direct", "transition"]
     imputation = ["i1", "i0"] if estimator == "dr" else []
+    if folds > 1:
+        imputation = [f"{n}_{k}" for k in range(folds) for n in ("propensity", "i1", "i0")]
     return ["direct", "propensity", "cart_direct", "r1", "r0", *imputation]
 
 
@@ -161,7 +167,10 @@ def loss(
     logits: Arrays,
     labels: Arrays,
 ) -> float:
-    """The training loss of a model, without the embeddings' penalty."""
+    """The training loss of a model, without the embeddings' penalty.
+
+    With `fold` among the labels nuisances are cross-fitted: those of head k are of all other folds.
+    """
     p = {head: sigmoid(z) for head, z in logits.items()}
     out = predictions(name, transition, logits)
     direct, cart, delayed = labels["direct"], labels["cart"], labels["delayed"]
@@ -180,11 +189,24 @@ def loss(
             ("1", cart, p["propensity"]),
             ("0", 1 - cart, 1 - p["propensity"]),
         ):
-            data = (in_arm, direct, delayed, p[f"r{arm}"], probability, clip)
             imputed = p.get(f"i{arm}")
+            observed = (in_arm == 1) & (direct == 0)
+            if "fold" in labels:
+                rows = range(len(direct))
+                fold = labels["fold"]
+                e = np.array([p[f"propensity_{fold[n]}"][n] for n in rows])
+                probability = e if arm == "1" else 1 - e
+                imputed = np.array([p[f"i{arm}_{fold[n]}"][n] for n in rows])
+                for k in set(fold.tolist()):
+                    learns = observed & (fold != k)
+                    error = cross_entropy(delayed, p[f"i{arm}_{k}"])[learns].mean()
+                    total += transition_weight / len(set(fold.tolist())) * error
+            elif imputed is not None:
+                total += transition_weight * cross_entropy(delayed, imputed)[observed].mean()
+            data = (in_arm, direct, delayed, p[f"r{arm}"], probability, clip)
             total += transition_weight * arm_risk(estimator, *data, imputed)
-            if imputed is not None:
-                observed = (in_arm == 1) & (direct == 0)
-                error = cross_entropy(delayed, imputed)[observed]
-                total += transition_weight * error.mean()
+        for k in sorted(set(labels.get("fold", np.array([])).tolist())):
+            learns = (direct == 0) & (labels["fold"] != k)
+            error = learns * cross_entropy(cart, p[f"propensity_{k}"])
+            total += transition_weight / len(set(labels["fold"].tolist())) * error.mean()
     return float(total)

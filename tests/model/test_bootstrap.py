@@ -176,3 +176,43 @@ def test_no_rows_give_none():
 def test_rows_must_match_the_user_ids():
     with pytest.raises(DataError, match="5 rows, one for each"):
         UserBootstrap(np.arange(5), replicates=10, seed=1).metrics([0, 1], [0.5, 0.5])
+
+
+def test_sums_are_those_of_the_users_drawn():
+    users, labels, p = sample()
+    boot = UserBootstrap(users, replicates=9, seed=3)
+    values = np.stack([labels, p, labels * p], axis=1)
+    places = np.flatnonzero(p > 0.2)[::-1]
+    groups = np.arange(len(places)) % 3
+    result = boot.sums(values[places], places, groups)
+    assert result.shape == (3, 3, 9)
+    drawn = boot.counts[np.unique(users, return_inverse=True)[1]].astype(float)
+    for group in range(3):
+        rows = places[groups == group]
+        assert result[group] == pytest.approx(values[rows].T @ drawn[rows])
+    assert boot.sums(values)[0] == pytest.approx(values.T @ drawn)
+
+
+def test_p_values_of_no_difference_are_uniform():
+    """Two predictions that are equally far off: a p-value below .2 in a fifth of the samples."""
+    small = 0
+    for seed in range(100):
+        random = np.random.default_rng(seed)
+        p = random.uniform(0.2, 0.6, 400)
+        labels = random.random(400) < p
+        noise = random.normal(0, 0.5, (2, 400))
+        boot = UserBootstrap(np.arange(400), replicates=50, seed=seed)
+        a, b = (boot.metrics(labels, 1 / (1 + (1 / p - 1) * np.exp(e))) for e in noise)
+        p_value = boot.p_value(a, b, "log_loss")
+        assert p_value == pytest.approx(boot.p_value(b, a, "log_loss"))
+        assert p_value is not None
+        small += p_value < 0.2
+    assert 10 <= small <= 32
+
+
+def test_a_difference_without_interval_has_no_p_value():
+    boot = UserBootstrap(np.arange(40), replicates=20, seed=1)
+    p = np.linspace(0.1, 0.9, 40)
+    a, b = boot.metrics(np.zeros(40), p), boot.metrics(np.zeros(40), p[::-1])
+    assert boot.p_value(a, b, "auc") is None
+    assert boot.p_value(a, a, "log_loss") == 1.0

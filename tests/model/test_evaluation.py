@@ -11,6 +11,7 @@ from cmdcm.core.config import EvaluationConfig
 from cmdcm.core.errors import DataError
 from cmdcm.model import metrics
 from cmdcm.model.evaluation import DIFFERENCES, evaluate, load_evaluation, save_evaluation
+from cmdcm.model.multiplicity import adjusted
 from cmdcm.model.predictions import COLUMNS, HEADS
 from cmdcm.tests.model.predictions_data import HOUR_MS, predictions
 
@@ -34,6 +35,26 @@ def clicks(**columns):
         "p_conversion": np.array([0.5, 0.25, 0.25, 0.125, 0.75, 0.125], np.float32),
     }
     return pl.DataFrame({**frame, **columns})
+
+
+def test_metrics_before_a_calibration_stand_beside_those_after_it():
+    frames = predictions(rows=400, models=("esmm", "cmdcm"))
+    raw = frames["cmdcm"]["p_direct"] * 1.7
+    frames["cmdcm"] = frames["cmdcm"].with_columns(uncalibrated_p_direct=raw)
+    evaluation = evaluate(frames, CONFIG, 1)
+    heads = evaluation["models"]["cmdcm"]["heads"]
+    before = heads["direct"]["uncalibrated"]
+    assert before["pcoc"]["estimate"] == pytest.approx(
+        1.7 * heads["direct"]["metrics"]["pcoc"]["estimate"], rel=1e-5
+    )
+    labels = frames["cmdcm"]["direct"].to_numpy()
+    assert before["ece"]["estimate"] == pytest.approx(metrics.ece(labels, raw.to_numpy(), 4))
+    assert before["log_loss"]["lower"] < before["log_loss"]["estimate"]
+    assert heads["cart"]["uncalibrated"] is None
+    assert evaluation["models"]["esmm"]["heads"]["direct"]["uncalibrated"] is None
+    wrong = frames["cmdcm"].with_columns(uncalibrated_p_direct=raw + 1)
+    with pytest.raises(DataError, match="'uncalibrated_p_direct' holds values that are no prob"):
+        evaluate({"cmdcm": wrong}, CONFIG, 1)
 
 
 def test_metrics_are_those_of_each_head():
@@ -136,7 +157,7 @@ def test_differences_are_paired_and_zero_for_equal_models():
     frames["copy"] = frames["esmm"]
     evaluation = evaluate(frames, CONFIG, 1, "esmm")
     heads = {name: model["heads"] for name, model in evaluation["models"].items()}
-    zero = {"estimate": 0.0, "lower": 0.0, "upper": 0.0}
+    zero = {"estimate": 0.0, "lower": 0.0, "upper": 0.0, "p_value": 1.0, "adjusted_p_value": 1.0}
     assert heads["copy"]["delayed"]["differences"] == dict.fromkeys(DIFFERENCES, zero)
     assert heads["esmm"]["delayed"]["differences"] == {}
     difference = heads["vanilla"]["conversion"]["differences"]["log_loss"]
@@ -144,6 +165,22 @@ def test_differences_are_paired_and_zero_for_equal_models():
     assert difference["estimate"] == pytest.approx(own["estimate"] - base["estimate"])
     assert difference["estimate"] > 0
     assert difference["upper"] - difference["lower"] < own["upper"] - own["lower"]
+
+
+@pytest.mark.parametrize("correction", ["holm", "benjamini_hochberg", "none"])
+def test_p_values_are_corrected_over_all_comparisons_of_a_head(correction):
+    config = CONFIG.model_copy(update={"correction": correction})
+    evaluation = evaluate(predictions(rows=600), config, 1, "esmm")
+    cells = [
+        cell
+        for model in evaluation["models"].values()
+        for cell in model["heads"]["conversion"]["differences"].values()
+    ]
+    p = [cell["p_value"] for cell in cells]
+    assert len(p) == 2 * len(DIFFERENCES)
+    assert min(p) < 0.05 < max(p)
+    assert [cell["adjusted_p_value"] for cell in cells] == adjusted(p, correction)
+    assert evaluation["settings"]["correction"] == correction
 
 
 def test_a_head_that_the_baseline_lacks_is_not_compared():

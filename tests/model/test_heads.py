@@ -26,7 +26,7 @@ every_space = pytest.mark.parametrize("space", MASKS)
 
 
 def mean(loss: HeadLoss) -> float:
-    return float(weighted_mean(loss.losses, loss.weights, loss.total))
+    return float(weighted_mean(loss.losses, loss.weights, loss.base))
 
 
 @every_space

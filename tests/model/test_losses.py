@@ -49,14 +49,14 @@ def test_weighted_mean_by_hand():
     assert float(mean) == 5 / 4
 
 
-def test_weighted_sum_over_a_total_by_hand():
+def test_weighted_sum_over_a_base_by_hand():
     losses, weights = tf.constant([1.0, 2.0, np.nan]), tf.constant([3.0, 1.0, 0.0])
     with tf.GradientTape() as tape:
         tape.watch(losses)
-        mean = weighted_mean(losses, weights, tf.constant(8.0))
+        mean = weighted_mean(losses, weights, tf.constant([5.0, 2.0, 1.0]))
     assert float(mean) == 5 / 8
     assert tape.gradient(mean, losses).numpy().tolist() == [3 / 8, 1 / 8, 0]
-    assert float(weighted_mean(losses, weights, tf.constant(0.0))) == 0
+    assert float(weighted_mean(losses, weights, tf.zeros(3))) == 0
 
 
 def test_doubling_a_batch_leaves_the_mean():

@@ -33,7 +33,15 @@ BATCH = random_batch(SPEC, 24)
 every_variant = pytest.mark.parametrize("variant", VARIANTS)
 every_network = pytest.mark.parametrize(
     "variant",
-    ["single_task", "esmm", "cmdcm", "cmdcm-dr", "cmdcm-no-gate", "cmdcm-no-transition"],
+    [
+        "single_task",
+        "esmm",
+        "cmdcm",
+        "cmdcm-dr",
+        "cmdcm-cross-fit",
+        "cmdcm-no-gate",
+        "cmdcm-no-transition",
+    ],
 )
 """The variants whose networks differ; the others differ in their loss alone."""
 
@@ -67,9 +75,13 @@ def settings(variant: str) -> tuple[str, bool, str]:
     return config.name, config.transition, config.estimator
 
 
+def folds(variant: str) -> int:
+    return TINY.model_copy(update=VARIANTS[variant]).cross_fit_folds
+
+
 def random_logits(variant: str, scale: float, rows: int = 200) -> dict[str, np.ndarray]:
     random = np.random.default_rng(0)
-    names = reference.heads(*settings(variant))
+    names = reference.heads(*settings(variant), folds(variant))
     return {name: random.normal(0, scale, rows).astype(np.float32) for name in names}
 
 
@@ -91,8 +103,9 @@ def test_every_configurable_model_is_registered_and_tested():
 
 @every_variant
 def test_logits_are_one_a_head_and_row(variant):
-    assert set(logits_of(variant)) == set(reference.heads(*settings(variant)))
-    assert [head.name for head in built(variant).heads] == reference.heads(*settings(variant))
+    names = reference.heads(*settings(variant), folds(variant))
+    assert set(logits_of(variant)) == set(names)
+    assert [head.name for head in built(variant).heads] == names
     for z in logits_of(variant).values():
         assert z.shape == (24,)
         assert z.std() > 0.01
@@ -227,6 +240,11 @@ def test_other_logs(columns, strings):
 @every_variant
 def test_loss_against_the_reference(variant):
     labels = {name: BATCH[name].numpy() for name in ("direct", "cart", "delayed", "conversion")}
+    if folds(variant) > 1:
+        users = BATCH["user_id"].numpy()
+        fold = [(reference.split_mix(int(u)) >> 1) % folds(variant) for u in users]
+        labels["fold"] = np.array(fold)
+        assert 0 < np.mean(fold) < 1
     assert max(np.abs(z).max() for z in logits_of(variant).values()) < 30
     expected = reference.loss(
         *settings(variant), TINY.propensity_clip, TINY.transition_weight, logits_of(variant), labels

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from cmdcm.core.config import Config
 from cmdcm.core.errors import DataError, OutputError, TrainingError
-from cmdcm.core.files import verify_manifest
+from cmdcm.core.files import read_json, read_manifest, verify_manifest
 from cmdcm.features.dataset import ExampleSet
 from cmdcm.model import training
 from cmdcm.model.scoring import predict
@@ -56,11 +56,8 @@ def test_a_run_leaves_a_verified_model_its_history_and_tensorboard_logs(undistur
     assert list((undisturbed / "logs").glob("events.*"))
 
 
-@pytest.mark.parametrize("fatal_step", [3, 9])
-def test_an_interrupted_run_ends_with_the_weights_of_an_undisturbed_one(
-    undisturbed, small_world, data, tmp_path, monkeypatch, fatal_step
-):
-    """Killed before and after the first checkpoint, then run again; same seed, same weights."""
+def kill(monkeypatch, data, output, config, fatal_step):
+    """Starts a run and kills it at a step."""
 
     class Killed(BaseException):
         pass
@@ -77,8 +74,16 @@ def test_an_interrupted_run_ends_with_the_weights_of_an_undisturbed_one(
     with monkeypatch.context() as patch:
         patch.setattr(training, "_SaveEvery", KillAt)
         with pytest.raises(Killed):
-            train(data, tmp_path / "run", small_world.config, progress=False)
-    assert not (tmp_path / "run" / MODEL).exists()
+            train(data, output, config, progress=False)
+    assert not (output / MODEL).exists()
+
+
+@pytest.mark.parametrize("fatal_step", [3, 9])
+def test_an_interrupted_run_ends_with_the_weights_of_an_undisturbed_one(
+    undisturbed, small_world, data, tmp_path, monkeypatch, fatal_step
+):
+    """Killed before and after the first checkpoint, then run again; same seed, same weights."""
+    kill(monkeypatch, data, tmp_path / "run", small_world.config, fatal_step)
     train(data, tmp_path / "run", small_world.config, progress=False)
     assert_same_weights(weights(tmp_path / "run"), weights(undisturbed))
 
@@ -93,6 +98,35 @@ def test_a_finished_run_is_not_trained_again(undisturbed, small_world, data, mon
     assert_same_weights(weights(undisturbed), before)
 
 
+def test_a_finished_run_is_calibrated_anew_without_training(
+    undisturbed, small_world, data, tmp_path, monkeypatch
+):
+    run = tmp_path / "run"
+    shutil.copytree(undisturbed, run)
+    monkeypatch.setattr(tf.keras.Model, "fit", None)
+    settings = {"method": "platt", "slices": ("hours_to_promotion",), "min_positives": 5}
+    model = train(
+        data, run, with_settings(small_world.config, calibration=settings), progress=False
+    )
+    assert_same_weights(weights(run), weights(undisturbed))
+    verify_manifest(run / MODEL)
+    assert read_manifest(run / MODEL, MODEL)["calibration"] == "platt"
+    assert set(read_json(run / MODEL / "calibration.json", "it")["heads"]["direct"]["shifts"]) == {
+        "hours_to_promotion"
+    }
+    loaded = load_model(run / MODEL)
+    assert loaded.calibration == model.calibration is not None
+    frame = predict(loaded, data.files("validation"), data.spec, data.calendar)
+    for head in ("conversion", "direct", "delayed", "cart"):
+        names = (f"p_{head}", f"uncalibrated_p_{head}")
+        after, before = (frame[name].to_numpy().astype(float) for name in names)
+        assert after.sum() / int(frame[head].sum()) == pytest.approx(1, abs=0.05)
+        assert np.abs(after - before).max() > 1e-4
+    without = with_settings(small_world.config, calibration={"method": "none"})
+    train(data, run, without, progress=False)
+    assert not (run / MODEL / "calibration.json").exists()
+
+
 def test_another_configuration_does_not_go_on_with_a_run(undisturbed, small_world, data):
     other = with_settings(small_world.config, training={"learning_rate": 0.5})
     with pytest.raises(OutputError, match="another configuration"):
@@ -105,6 +139,7 @@ def test_early_stopping_keeps_the_best_epoch(small_world, data, tmp_path):
         small_world.config, training={"epochs": 6, "learning_rate": 0.05, "patience": 1}
     )
     model = train(data, tmp_path / "run", config, progress=False)
+    model.calibrate(None)
     losses = [r["val_log_loss_conversion"] for r in load_history(tmp_path / "run" / MODEL)]
     assert len(losses) < 6, "the run should have stopped early"
     assert losses[-1] > min(losses)
@@ -161,6 +196,33 @@ def test_a_corrupted_shard_is_named_with_its_offset(small_world, tmp_path):
     shard.write_bytes(content)
     with pytest.raises(DataError, match=rf"{shard.parent.name}.*{shard.name}.*\d"):
         train(data, tmp_path / "run", small_world.config, progress=False)
+
+
+def test_corrupted_and_truncated_shards_are_skipped_and_counted(small_world, tmp_path):
+    examples = tmp_path / "examples"
+    shutil.copytree(small_world.examples, examples)
+    data = ExampleSet.open(examples, small_world.config.split)
+    shards = [data.files("train")[0], data.files("train")[-1], data.files("validation")[0]]
+    for shard, change in zip(shards, ("flip", "cut", "flip"), strict=True):
+        content = bytearray(shard.read_bytes())
+        content[-100] ^= 1
+        shard.write_bytes(content[:-100] if change == "cut" else content)
+    with pytest.raises(DataError, match=f"{shards[1].parent.name}/{shards[1].name}: "):
+        train(data, tmp_path / "run", small_world.config, progress=False)
+    config = with_settings(small_world.config, training={"on_corrupt": "skip", "epochs": 1})
+    train(data, tmp_path / "run", config, progress=False)
+    assert [r["skipped_files"] for r in load_history(tmp_path / "run" / MODEL)] == [3]
+    assert read_manifest(tmp_path / "run" / MODEL, MODEL)["skipped_files"] == 3
+
+
+@pytest.mark.slow
+def test_down_sampled_training_resumes_exactly(small_world, data, tmp_path, monkeypatch):
+    settings = {"negative_rate": 0.3, "epochs": 1}
+    config = with_settings(small_world.config, training=settings)
+    train(data, tmp_path / "run", config, progress=False)
+    kill(monkeypatch, data, tmp_path / "killed", config, fatal_step=9)
+    train(data, tmp_path / "killed", config, progress=False)
+    assert_same_weights(weights(tmp_path / "killed"), weights(tmp_path / "run"))
 
 
 def test_overwrite_deletes_runs_alone(tmp_path):

@@ -31,7 +31,7 @@ def f32(values: object) -> tf.Tensor:
 
 
 def mean(risk: HeadLoss) -> tf.Tensor:
-    return weighted_mean(risk.losses, risk.weights, risk.total)
+    return weighted_mean(risk.losses, risk.weights, risk.base)
 
 
 def losses_of(
@@ -58,7 +58,7 @@ def random_arm() -> dict[str, Any]:
 
 
 def test_the_estimators():
-    assert ARM_ESTIMATORS == ("naive", "ipw", "snipw", "dr")
+    assert ARM_ESTIMATORS == ("naive", "ipw", "snipw", "overlap", "dr")
 
 
 def test_an_unknown_estimator_is_named():
@@ -105,7 +105,7 @@ def test_risks_against_the_reference(estimator, clip):
 # 1. Limiting cases
 
 
-@every_estimator
+@pytest.mark.parametrize("estimator", ["naive", "ipw", "snipw", "dr"])
 def test_everybody_in_the_arm_for_sure_is_plain_cross_entropy(estimator):
     delayed, outcome = np.array([1, 0, 0, 1]), np.array([0.3, -2.0, 1.5, 4.0])
     one = tf.ones(4)
@@ -114,7 +114,7 @@ def test_everybody_in_the_arm_for_sure_is_plain_cross_entropy(estimator):
     assert float(mean(risk)) == pytest.approx(expected, rel=1e-6)
 
 
-@pytest.mark.parametrize("estimator", ["naive", "ipw", "snipw"])
+@pytest.mark.parametrize("estimator", ["naive", "ipw", "snipw", "overlap"])
 def test_an_equal_propensity_for_all_is_the_mean_over_the_arm(estimator):
     # Two of four rows in the arm, each with probability 1/2.
     delayed, outcome = np.array([1, 0, 1, 0]), np.array([0.3, -2.0, 1.5, 4.0])
@@ -167,6 +167,8 @@ DIRECT_CLICKS = 40
 
 # By hand: sum of P(cell) r, and carted (uncarted) buyers / carted (uncarted) clicks.
 POPULATION_MEAN = {"r1": 56 / 128, "r0": 32 / 128}
+# Clicks weighted by e (1 - e): 12, 8 and 6.
+OVERLAP_MEAN = {"r1": (3 + 4 + 4.5) / 26, "r0": (1.5 + 2 + 3) / 26}
 ARM_MEAN = {"r1": (4 + 8 + 18) / (16 + 16 + 24), "r0": (6 + 4 + 4) / (48 + 16 + 8)}
 
 
@@ -260,7 +262,12 @@ def test_a_constant_head_of_the_naive_risk_learns_the_arms_own_mean(arm):
     assert abs(ARM_MEAN[arm] - POPULATION_MEAN[arm]) > 0.05
 
 
-@pytest.mark.parametrize("estimator", ["ipw", "snipw"])
+@pytest.mark.parametrize("arm", ["r1", "r0"])
+def test_a_constant_head_of_the_overlap_risk_learns_the_mean_where_arms_overlap(arm):
+    assert minimiser("overlap", arm, CONSTANT) == pytest.approx(OVERLAP_MEAN[arm], abs=1e-5)
+
+
+@pytest.mark.parametrize("estimator", ["ipw", "snipw", "overlap"])
 def test_a_wrong_propensity_costs_the_debiasing(estimator):
     found = minimiser(estimator, "r1", CONSTANT, propensities=np.full(3, 0.5))
     assert found == pytest.approx(ARM_MEAN["r1"], abs=1e-5)
@@ -336,6 +343,29 @@ def test_ipw_with_a_wrong_propensity_is_not():
     by_hand = (PROPENSITY / WRONG["propensity"] * TRUE_ERRORS).mean()
     assert risk == pytest.approx(by_hand, rel=1e-6)
     assert abs(risk - TRUE_ERRORS.mean()) > 0.05
+
+
+@pytest.mark.parametrize("arm", [1, 0])
+def test_the_overlap_risk_stands_for_the_overlap_population(arm):
+    """Expectations of both sums over all 16 assignments; either arm has the same weights."""
+    outcomes = OUTCOME_CARTED if arm else OUTCOME_NOT
+    sums = np.zeros(2)
+    for carts in itertools.product([0, 1], repeat=4):
+        cart = np.array(carts)
+        chance = np.prod(np.where(cart == 1, PROPENSITY, 1 - PROPENSITY))
+        risk = arm_risk(
+            f32(cart == arm),
+            tf.ones(4),
+            f32(np.where(cart == arm, outcomes, 1 - outcomes)),
+            f32(OUTCOME_LOGITS),
+            f32(PROPENSITY if arm else 1 - PROPENSITY),
+            "overlap",
+            CLIP,
+        )
+        sums += chance * np.array([np.sum(risk.weights * risk.losses), np.sum(risk.weights)])
+    weights = PROPENSITY * (1 - PROPENSITY)
+    errors = cross_entropy(outcomes, sigmoid(OUTCOME_LOGITS))
+    np.testing.assert_allclose(sums, [(weights * errors).sum(), weights.sum()], rtol=1e-6)
 
 
 def test_naive_is_biased():

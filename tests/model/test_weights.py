@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from cmdcm.model.weights import importance_weights
+from cmdcm.model.weights import importance_weights, overlap_weights
 
 CHOSEN = tf.constant([1.0, 1.0, 0.0, 1.0])
 PROBABILITY = tf.constant([0.5, 0.25, 0.9, 0.01])
@@ -19,10 +19,18 @@ def test_weights_and_their_diagnostics():
     assert float(weights.clipped) == pytest.approx(1 / 3)
 
 
-def test_weights_have_no_gradient():
+def test_overlap_weights_are_the_probability_of_the_other_arm():
+    weights = overlap_weights(CHOSEN, PROBABILITY)
+    np.testing.assert_allclose(weights.values, [0.5, 0.75, 0, 0.99], rtol=1e-6)
+    assert float(weights.largest) == pytest.approx(0.99)
+    assert float(weights.clipped) == 0
+
+
+@pytest.mark.parametrize("of", [lambda a, p: importance_weights(a, p, 0.1), overlap_weights])
+def test_weights_have_no_gradient(of):
     logits = tf.Variable([0.0, 1.0, 2.0, -9.0])
     with tf.GradientTape() as tape:
-        weights = importance_weights(CHOSEN, tf.sigmoid(logits), 0.1)
+        weights = of(CHOSEN, tf.sigmoid(logits))
         total = tf.add_n([tf.reduce_sum(part) for part in weights])
     assert tape.gradient(total, logits) is None
 

@@ -1,0 +1,280 @@
+"""Fitting the calibration of a trained model on days that it was not trained on.
+
+The rows are those of the validation part: later than all training rows, earlier than all test rows,
+and with known labels. Each calibrated logit is fitted in its own task space, on its own label.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+from absl import logging
+
+from cmdcm.core.config import CalibrationConfig
+from cmdcm.core.errors import DataError
+from cmdcm.features.columns import LABELS
+from cmdcm.features.dataset import ExampleSet
+from cmdcm.features.input import examples, input_errors
+from cmdcm.model.base import RankingModel
+from cmdcm.model.calibration import (
+    IDENTITY,
+    Calibration,
+    HeadCalibration,
+    Map,
+    slice_count,
+    slice_index,
+)
+from cmdcm.model.causal.targeting import expit, logit
+from cmdcm.model.metrics import Array
+
+Ints = npt.NDArray[np.int64]
+
+KNOT_POSITIVES = 25
+"""Expected positives (or negatives, where they are fewer) for each knot of an isotonic map."""
+
+MAX_KNOTS = 32
+_STEPS = 100
+
+
+def fit_calibration(
+    model: RankingModel,
+    data: ExampleSet,
+    config: CalibrationConfig,
+    trained_on: Sequence[str],
+    batch_size: int = 4096,
+    on_corrupt: Literal["fail", "skip"] = "fail",
+) -> Calibration:
+    """Fits the calibration of a model on the last days of the validation part.
+
+    Args:
+        model: The trained model; its own calibration, if it has one, is not used.
+        data: The examples.
+        config: Method, slices and share of the days.
+        trained_on: The days that the model was trained on.
+        batch_size: Examples of a batch.
+        on_corrupt: As `features.input.examples` has it.
+
+    Raises:
+        ConfigError: A slice column that the model cannot be sliced by.
+        DataError: Days that are not later than all training days and earlier than all test days.
+    """
+    counts = {column: slice_count(column, data.spec) for column in config.slices}
+    days = data.split.validation[-max(1, round(len(data.split.validation) * config.share)) :]
+    check_later(days, trained_on, data.split.test)
+    data = dataclasses.replace(data, split=dataclasses.replace(data.split, validation=days))
+    batches = examples(
+        data.files("validation", on_corrupt),
+        data.spec,
+        batch_size=batch_size,
+        columns=[*(feature.name for feature in data.spec.inputs), *LABELS],
+        on_corrupt=on_corrupt,
+    )
+    logits, labels, slices = _read(model, batches, config.slices)
+    fitted = {}
+    for head in model.calibrated_heads():
+        mask = head.mask({name: tf.constant(value) for name, value in labels.items()})
+        rows = np.flatnonzero(mask.numpy())
+        head_slices = {name: (slices[name][rows], count) for name, count in counts.items()}
+        of_head = fit_head(logits[head.name][rows], labels[head.label][rows], head_slices, config)
+        if of_head is None:
+            logging.warning(
+                "head %r is not calibrated: fewer than %d positive or negative labels %r in its "
+                "%d rows of %s..%s",
+                *(head.name, config.min_positives, head.label, len(rows), days[0], days[-1]),
+            )
+            continue
+        logging.info("head %r: PCOC %.4f -> %.4f", head.name, of_head.before, of_head.after)
+        fitted[head.name] = of_head
+    return Calibration(config.method, (days[0], days[-1]), fitted)
+
+
+def check_later(days: Sequence[str], trained_on: Sequence[str], test: Sequence[str]) -> None:
+    """Refuses days that are not later than all training days and earlier than all test days.
+
+    On rows that a model was trained on, its probabilities look calibrated whatever they are later;
+    on test rows, an evaluation would see its own labels.
+
+    Raises:
+        DataError: Names the days.
+    """
+    if min(days) <= max(trained_on):
+        raise DataError(
+            f"calibration on {min(days)}..{max(days)} refused: the model was trained on days up to "
+            f"{max(trained_on)}, and only later ones show its calibration; choose later [split]"
+        )
+    if max(days) >= min(test):
+        raise DataError(
+            f"calibration on {min(days)}..{max(days)} refused: test days start on {min(test)}; "
+            "choose an earlier validation part in [split]"
+        )
+
+
+def fit_head(
+    logits: Array, labels: Array, slices: dict[str, tuple[Ints, int]], config: CalibrationConfig
+) -> HeadCalibration | None:
+    """Fits the calibration of one logit; None with too few positive or negative labels.
+
+    Args:
+        logits: [N], on the head's rows.
+        labels: [N], 0 or 1.
+        slices: Column -> slice of each row and number of slices.
+        config: Method, prior and least positives.
+    """
+    positives = int(labels.sum())
+    if min(positives, len(labels) - positives) < config.min_positives:
+        return None
+    fits = {"none": lambda *_: IDENTITY, "platt": platt, "isotonic": isotonic}
+    line: Map = fits[config.method](logits, labels)
+    mapped = line(tf.constant(logits, tf.float32)).numpy().astype(np.float64)
+    shifts = {}
+    for column, (index, count) in slices.items():
+        shift = shifts_by_slice(mapped, labels, index, count, config.slice_prior)
+        mapped = mapped + shift[index]
+        shifts[column] = tuple(shift.tolist())
+    before, after = (float(expit(z).sum() / positives) for z in (logits, mapped))
+    return HeadCalibration(line, shifts, len(labels), positives, before, after)
+
+
+def platt(logits: Array, labels: Array) -> Map:
+    """The line a z + b of the largest likelihood (Platt, 1999), by damped Newton steps.
+
+    A slope that is not positive would turn the order round: then the line is z + b.
+    """
+    design = np.stack([logits, np.ones(len(logits))], axis=1)
+    beta = np.array([1.0, 0.0])
+    loss = _loss(design @ beta, labels)
+    for _ in range(_STEPS):
+        p = expit(design @ beta)
+        gradient = design.T @ (p - labels)
+        curvature = (design * (p * (1 - p))[:, None]).T @ design
+        step = np.linalg.lstsq(curvature, gradient, rcond=None)[0]
+        while _loss(design @ (beta - step), labels) > loss and np.abs(step).max() > 1e-12:
+            step /= 2
+        beta = beta - step
+        loss = _loss(design @ beta, labels)
+        if np.abs(step).max() < 1e-10:
+            break
+    if beta[0] <= 0:
+        logging.warning("a logit does not rise with its label (slope %.3g): shifted only", beta[0])
+        return Map((0.0,), (_shift(logits, labels),))
+    return Map((0.0,), (float(beta[1]),), float(beta[0]))
+
+
+def isotonic(logits: Array, labels: Array) -> Map:
+    """Centred isotonic regression (Oron and Flournoy, 2017) over bins of like information.
+
+    Rows are binned by logit, so that each bin expects `KNOT_POSITIVES` positives; a bin's rate is
+    pulled towards its mean prediction with the weight of one expected positive, so that none is 0
+    or 1. The pool-adjacent-violators algorithm (PAVA) makes the rates increase; each block's mean
+    logit and the log-odds of its rate are a knot. A last shift makes the predictions add up to the
+    labels.
+    """
+    order = np.argsort(logits, kind="stable")
+    z, y = logits[order], labels[order]
+    p = expit(z)
+    information = np.cumsum(p * (1 - p))
+    rarer = min(labels.sum(), len(labels) - labels.sum())
+    bins = int(np.clip(rarer // KNOT_POSITIVES, 1, MAX_KNOTS))
+    cuts = np.searchsorted(information, information[-1] * np.arange(1, bins) / bins)
+    # Cut between different logits, so that rows with equal ones share a bin.
+    bin_of = np.unique(np.searchsorted(z[cuts], z, side="right"), return_inverse=True)[1]
+    rows, positives, predicted, total = (
+        np.bincount(bin_of, weights=w) for w in (np.ones(len(z)), y, p, z)
+    )
+    mean = predicted / rows
+    pull = 1 / np.minimum(mean, 1 - mean)
+    blocks = pava((positives + pull * mean) / (rows + pull), rows + pull)
+    weight = np.bincount(blocks, weights=rows + pull)
+    rate = np.bincount(blocks, weights=positives + pull * mean) / weight
+    x = np.bincount(blocks, weights=total) / np.bincount(blocks, weights=rows)
+    knots, values = x.astype(np.float32), logit(rate).astype(np.float32)
+    # Knots that single precision cannot tell apart are one.
+    kept = np.r_[True, (np.diff(knots) > 0) & (np.diff(values) > 0)]
+    line = Map(tuple(knots[kept].tolist()), tuple(values[kept].tolist()))
+    shift = _shift(line(tf.constant(logits, tf.float32)).numpy().astype(np.float64), labels)
+    return dataclasses.replace(line, outputs=tuple(v + shift for v in line.outputs))
+
+
+def pava(values: Array, weights: Array) -> Ints:
+    """Pools adjacent violators (Ayer et al., 1955): the block of each value, block means increase.
+
+    Example:
+        >>> pava(np.array([1.0, 3.0, 2.0, 4.0]), np.ones(4)).tolist()
+        [0, 1, 1, 2]
+    """
+    blocks: list[tuple[float, float, int]] = []  # mean, weight, values
+    for value, weight in zip(values.tolist(), weights.tolist(), strict=True):
+        blocks.append((value, weight, 1))
+        while len(blocks) > 1 and blocks[-2][0] >= blocks[-1][0]:
+            (a, u, m), (b, v, n) = blocks[-2:]
+            blocks[-2:] = [((a * u + b * v) / (u + v), u + v, m + n)]
+    return np.repeat(np.arange(len(blocks)), [n for _, _, n in blocks])
+
+
+def shifts_by_slice(logits: Array, labels: Array, slices: Ints, count: int, prior: float) -> Array:
+    """The shift of each slice that minimises the BCE plus prior / 2 times its square.
+
+    A shift meets sum (sigmoid(z + shift) - y) + prior shift = 0: that of a slice with many
+    positives makes its predictions add up to its labels, that of a slice with few is near zero,
+    and that of an empty one is zero.
+
+    Args:
+        logits: [N].
+        labels: [N].
+        slices: [N], below `count`.
+        count: Number of slices.
+        prior: In units of sum p (1 - p), so about in positives.
+
+    Returns:
+        [count].
+    """
+    shift = np.zeros(count)
+    for _ in range(_STEPS):
+        p = expit(logits + shift[slices])
+        gradient = np.bincount(slices, weights=p - labels, minlength=count) + prior * shift
+        curvature = np.bincount(slices, weights=p * (1 - p), minlength=count) + prior
+        step = np.divide(gradient, curvature, out=np.zeros(count), where=curvature > 0)
+        shift -= np.clip(step, -1, 1)
+        if np.abs(step).max() < 1e-10:
+            break
+    return shift
+
+
+def _shift(logits: Array, labels: Array) -> float:
+    """The one shift after which predictions add up to labels."""
+    return float(shifts_by_slice(logits, labels, np.zeros(len(logits), np.int64), 1, 0.0)[0])
+
+
+def _loss(logits: Array, labels: Array) -> float:
+    return float(np.sum(np.logaddexp(0, logits) - labels * logits))
+
+
+def _read(
+    model: RankingModel, batches: tf.data.Dataset, slices: Sequence[str]
+) -> tuple[dict[str, Array], dict[str, Array], dict[str, Ints]]:
+    """Returns the logits, the labels and the slices of all rows, by name."""
+    names = [head.name for head in model.calibrated_heads()]
+    inputs = [feature.name for feature in model.spec.inputs]
+    forward = tf.function(
+        lambda features: {k: v for k, v in model.tasks(model(features)).items() if k in names},
+        reduce_retracing=True,
+    )
+    read: list[dict[str, npt.NDArray]] = []
+    with input_errors():
+        for batch in batches:
+            columns = {f"z {k}": v for k, v in forward({n: batch[n] for n in inputs}).items()}
+            columns |= {f"y {name}": batch[name] for name in LABELS}
+            columns |= {f"s {name}": slice_index(name, batch[name], model.spec) for name in slices}
+            read.append({name: value.numpy() for name, value in columns.items()})
+
+    def joined(kind: str, wanted: Sequence[str], dtype: npt.DTypeLike) -> dict[str, npt.NDArray]:
+        return {n: np.concatenate([r[f"{kind} {n}"] for r in read]).astype(dtype) for n in wanted}
+
+    return (
+        joined("z", names, np.float64),
+        joined("y", LABELS, np.float32),
+        joined("s", slices, np.int64),
+    )
