@@ -6,6 +6,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import polars as pl
@@ -57,27 +58,30 @@ def run(args: argparse.Namespace, config: Config) -> int:
     events, truth = output / "events", None
     if args.input is None:
         with _stage("simulate: a world of promotions with known truth"):
-            simulate.run(_arguments(output=output, overwrite=True), config)
+            simulate.run(_arguments(simulate, output=output, overwrite=True), config)
         truth = output / "truth"
     else:
         with _stage(f"import: {args.input}"):
             import_.run(
-                _arguments(format=args.format, input=args.input, output=events, overwrite=True),
+                _arguments(
+                    import_, format=args.format, input=args.input, output=events, overwrite=True
+                ),
                 config,
             )
     examples = output / "examples"
     with _stage("features: labelled point-in-time examples"):
-        features.run(_arguments(events=events, output=examples, overwrite=True), config)
+        features.run(_arguments(features, events=events, output=examples, overwrite=True), config)
     for name in MODELS:
         with _stage(f"train: {name}"):
             train.run(
-                _arguments(examples=examples, output=output / "runs" / name, overwrite=True),
+                _arguments(train, examples=examples, output=output / "runs" / name, overwrite=True),
                 config.model_copy(update={"model": config.model.model_copy(update={"name": name})}),
             )
     evaluation, page = output / "evaluation", output / "report.html"
     with _stage("evaluate: the test split, which no model has seen"):
         evaluate.run(
             _arguments(
+                evaluate,
                 examples=examples,
                 model=[f"{name}={output / 'runs' / name / MODEL}" for name in MODELS],
                 baseline=BASELINE,
@@ -88,12 +92,13 @@ def run(args: argparse.Namespace, config: Config) -> int:
             config,
         )
     with _stage("report"):
-        report.run(_arguments(evaluation=evaluation, output=page, overwrite=True), config)
+        report.run(_arguments(report, evaluation=evaluation, output=page, overwrite=True), config)
     served = MODELS[-1]
     base = output / "serving" / config.export.name
     with _stage(f"export: {served} as a SavedModel"):
         export.run(
             _arguments(
+                export,
                 model=output / "runs" / served / MODEL,
                 examples=examples,
                 output=base,
@@ -151,8 +156,12 @@ def _stage(title: str) -> Iterator[None]:
     print(f"--- {time.monotonic() - started:.1f} s", flush=True)
 
 
-def _arguments(**values: object) -> argparse.Namespace:
-    return argparse.Namespace(**values)
+def _arguments(command: ModuleType, **values: object) -> argparse.Namespace:
+    """The arguments of a command: those given, and its defaults."""
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    defaults = {action.dest: action.default for action in parser._actions}
+    return argparse.Namespace(**{**defaults, **values})
 
 
 def _prepare(output: Path, overwrite: bool) -> Path:

@@ -27,7 +27,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, config: Config) -> int:
     """Publishes the model and prints the version's path."""
     trained = Config.load(args.model / "config.json")
-    config = config.model_copy(update={"model": trained.model, "training": trained.training})
+    config = config.model_copy(
+        update={n: getattr(trained, n) for n in ("model", "training", "calibration")}
+    )
     metrics = (
         read_json(args.evaluation / "evaluation.json", "evaluation") if args.evaluation else None
     )
