@@ -4,11 +4,10 @@ import numpy as np
 import pyarrow as pa
 
 from cmdcm.core.config import Config
+from cmdcm.datasets.calendar import calendar_of
 from cmdcm.datasets.events import event_schema
 from cmdcm.features.columns import example_spec
-from cmdcm.features.examples import arrow_type
-from cmdcm.features.pipeline import calendar_of
-from cmdcm.features.spec import Feature, FeatureSpec
+from cmdcm.features.spec import Feature, FeatureSpec, arrow_type
 
 USED = 8
 """Mean number of elements of a sequence."""
@@ -18,7 +17,7 @@ def benchmark_spec() -> FeatureSpec:
     """Returns the spec of the default settings for a log with every optional column."""
     config = Config()
     events = event_schema(["category_id", "seller_id", "brand_id", "price"])
-    return example_spec(config.features, events, calendar_of(config.calendar))
+    return example_spec(config.features, events, calendar_of(config.calendar), config.labels)
 
 
 def example_rows(spec: FeatureSpec, rows: int, seed: int) -> pa.Table:

@@ -69,14 +69,14 @@ def medians(*measures: Callable[[], float], repeats: int = 5) -> list[float]:
 def report(bench: str, figures: Mapping[str, Any], targets: Mapping[str, Target]) -> int:
     """Prints figures, targets and the RESULT line; returns the exit code."""
     for name, value in figures.items():
-        print(f"{name:36} {value:,.1f}" if isinstance(value, float) else f"{name:36} {value}")
+        print(f"{name:36} {_text(value)}")
     for name, target in targets.items():
         bound = (
             f"at least {target.at_least:,g}"
             if target.at_least is not None
             else f"at most {target.at_most:,g}"
         )
-        print(f"{name:36} {target.value:,.1f} ({bound}): {'met' if target.met else 'MISSED'}")
+        print(f"{name:36} {_text(target.value)} ({bound}): {'met' if target.met else 'MISSED'}")
     result = {
         "bench": bench,
         "figures": {"cores": os.cpu_count(), **figures},
@@ -87,3 +87,9 @@ def report(bench: str, figures: Mapping[str, Any], targets: Mapping[str, Target]
     }
     print(f"RESULT {json.dumps(result)}", flush=True)
     return 0 if all(target.met for target in targets.values()) else 1
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:,.1f}" if abs(value) >= 100 else f"{value:.4g}"

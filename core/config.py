@@ -17,6 +17,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PositiveFloat,
     PositiveInt,
     ValidationError,
     model_validator,
@@ -88,42 +89,100 @@ class EventsConfig(Section):
 class SimulateConfig(Section):
     """The simulated world (docs/simulator.md).
 
-    Rates are those of clicks in pre-promotion windows.
+    Rates are those of clicks in pre-promotion windows, if not said otherwise.
 
     Attributes:
         events: About how many events to draw.
         first_year: First of the simulated years.
         years: How many years.
-        promotions: Kinds of promotion in each year.
+        start: First instant of the period (ISO, calendar zone), in place of whole years.
+        end: First instant after it.
+        log_start: First instant that the log shows, where that is later than the start.
+        promotions: Kinds of promotion in each year; none for the promotions of the section
+            `calendar` that lie in the period.
+        daily_traffic: Relative traffic of each day of the period, in place of ramps and spikes.
         items_per_user: Items in the world for each user.
-        events_per_user: Mean number of events of a user over all years.
-        new_user_share: Share of users who arrive after the start, evenly over the years.
+        events_per_user: Mean number of events of a user in the whole period.
+        activity_spread: Standard deviation of the logarithm of users' activity.
+        new_user_share: Share of users who arrive after the start, evenly over the period.
+        impressions: Items that a request shows; 0 for a log without impressions.
+        click_rate: Share of all impressions that are clicked.
+        micro_rate: Micro behaviours for each click.
+        favourite_rate: Favourites for each click.
         direct_rate: Share of clicks that are bought before the promotion.
+        direct_cart_share: Share of direct purchases that go through the cart.
+        direct_delays: (seconds, share): share of direct purchases up to so long after the last
+            click; log-linear in between, and cut at the end of the phase.
         cart_rate: Share of clicks that are carted before the promotion.
         carted_bought_rate: Share of open carts that are bought on the promotion days.
         uncarted_bought_rate: Share of the clicks neither carted nor bought directly that are
             bought on the promotion days.
+        refund_rate: Share of direct purchases that are refunded; more of reduced ones.
         confounding: Gamma, the odds ratio by which a hidden trait of the visit shifts both carting
             and delayed purchase; 1 is none.
+        hidden_selection: Scale of what carting owes to traits of users and items that no event
+            shows; 0 makes it depend on price, category and time alone.
+        propensity_spread: Scale of what carting depends on; the larger, the weaker the overlap.
+        shift: Standard deviation of the steps in which log-odds and relative coefficients wander
+            from promotion to promotion.
+        promotion_effect: Scale of all that a promotion changes: traffic, prices, and who waits.
     """
 
     events: int = Field(1_000_000, ge=1_000)
     first_year: int = Field(2023, ge=1971, le=2200)
     years: int = Field(2, ge=1, le=10)
-    promotions: tuple[str, ...] = Field(("618", "double11", "double12"), min_length=1)
+    start: IsoTime = ""
+    end: IsoTime = ""
+    log_start: IsoTime = ""
+    promotions: tuple[str, ...] = ("618", "double11", "double12")
+    daily_traffic: tuple[PositiveFloat, ...] = ()
     items_per_user: float = Field(0.5, gt=0)
     events_per_user: float = Field(120.0, gt=1)
+    activity_spread: float = Field(1.0, ge=0, le=3)
     new_user_share: float = Field(0.4, ge=0, le=1)
+    impressions: int = Field(0, ge=0, le=100)
+    click_rate: float = Field(0.08, gt=0, lt=0.5)
+    micro_rate: float = Field(0.13, ge=0, lt=0.5)
+    favourite_rate: float = Field(0.025, ge=0, lt=0.3)
     direct_rate: float = Field(0.017, gt=0, lt=0.3)
+    direct_cart_share: float = Field(0.55, ge=0, le=1)
+    direct_delays: tuple[tuple[float, float], ...] = (
+        (30, 0.0),
+        (600, 0.35),
+        (3_600, 0.55),
+        (21_600, 0.68),
+        (86_400, 0.87),
+        (259_200, 0.96),
+        (864_000, 1.0),
+    )
     cart_rate: float = Field(0.07, gt=0, lt=0.5)
     carted_bought_rate: float = Field(0.08, gt=0, lt=1)
     uncarted_bought_rate: float = Field(0.003, gt=0, lt=1)
+    refund_rate: float = Field(0.06, ge=0, lt=0.5)
     confounding: float = Field(1.0, ge=1)
+    hidden_selection: float = Field(1.0, ge=0, le=3)
+    propensity_spread: float = Field(1.0, ge=0, le=10)
+    shift: float = Field(0.0, ge=0, le=2)
+    promotion_effect: float = Field(1.0, ge=0, le=1)
 
     @model_validator(mode="after")
     def _check(self) -> "SimulateConfig":
         if self.cart_rate <= self.direct_rate:
             raise ValueError("cart_rate should exceed direct_rate")
+        if bool(self.start) != bool(self.end):
+            raise ValueError("start and end should be given together")
+        seconds, shares = zip(*self.direct_delays, strict=True) if self.direct_delays else ((), ())
+        if (
+            len(seconds) < 2
+            or seconds[0] < 1
+            or (shares[0], shares[-1]) != (0, 1)
+            or list(seconds) != sorted(set(seconds))
+            or list(shares) != sorted(set(shares))
+        ):
+            raise ValueError(
+                "direct_delays should be pairs (seconds, share), both increasing, with shares from "
+                "0 to 1"
+            )
         return self
 
 
@@ -132,13 +191,31 @@ class LabelsConfig(Section):
 
     Attributes:
         intent: The event that opens the cart: `cart`, or `favourite` where carts are absent.
-        attribution_days: A direct purchase counts up to so many days after its click.
+        attribute_to: What a click and the events that count for it share besides the user: the
+            `item`, or its `seller` or `category`, which the log has to have.
+        credit: Which clicks an event counts for: `every` earlier one, or the `last` alone.
+        attribution_days: Direct purchases and intent events count up to so many days after the
+            click.
+        delayed_days: Purchases on the promotion days count up to so many days after the click; 0
+            for no limit.
+        refunds: Whether refunds `cancel` purchases or labels `ignore` them.
+        refund_days: A refund cancels a purchase up to so many days after it.
+        values: Add labels of how many pieces, and of what price, the purchases were.
+        dedup_seconds: A click less than so many seconds after another one of the same user and
+            item makes no example; 0 keeps all clicks.
         observed_until: End of what the log shows (ISO, calendar zone, exclusive); empty for the
             end of the last event's day. Clicks whose labels are not known by then are left out.
     """
 
     intent: Literal["cart", "favourite"] = "cart"
+    attribute_to: Literal["item", "seller", "category"] = "item"
+    credit: Literal["every", "last"] = "every"
     attribution_days: float = Field(30.0, gt=0)
+    delayed_days: float = Field(0.0, ge=0)
+    refunds: Literal["ignore", "cancel"] = "ignore"
+    refund_days: float = Field(30.0, gt=0)
+    values: bool = False
+    dedup_seconds: int = Field(0, ge=0)
     observed_until: IsoTime = ""
 
 
@@ -149,6 +226,8 @@ class FeaturesConfig(Section):
         windows_hours: Look-back windows of the counters, in hours; the time since the
             pre-promotion window opened is always added as the last window.
         count_kinds: Event kinds that are counted.
+        max_events_per_hour: A user with more events than this in a clock hour (UTC) is taken for a
+            bot from that hour on; 0 for no limit.
         clicked_length: Last clicked items that are kept.
         intent_length: Last favourites, carts and purchases that are kept, each.
         user_buckets: Rows of the user embedding table.
@@ -157,12 +236,17 @@ class FeaturesConfig(Section):
         seller_buckets: Rows of the seller embedding table.
         brand_buckets: Rows of the brand embedding table.
         partitions: User partitions of the run; 0 chooses by the log's size.
-        rows_per_partition: Events of a partition when `partitions` is 0.
+        modules: Python modules with features of one's own (docs/features.md).
+        rows_per_partition: The most events of a partition, about, when `partitions` is 0.
+        memory_gib: Memory that the local runner may use; it bounds the partitions that are built
+            at a time, and does not change the result.
+        workers: Partitions that are built at a time where memory allows; 0 for one a core.
         gzip: Compress the TFRecord shards.
     """
 
     windows_hours: tuple[int, ...] = (1, 24, 72, 168, 720)
     count_kinds: tuple[str, ...] = ("click", "favourite", "cart", "purchase")
+    max_events_per_hour: int = Field(0, ge=0)
     clicked_length: int = Field(50, ge=1)
     intent_length: int = Field(20, ge=1)
     user_buckets: int = Field(100_000, ge=1)
@@ -171,7 +255,10 @@ class FeaturesConfig(Section):
     seller_buckets: int = Field(20_000, ge=1)
     brand_buckets: int = Field(20_000, ge=1)
     partitions: int = Field(0, ge=0)
+    modules: tuple[str, ...] = ()
     rows_per_partition: int = Field(500_000, ge=1)
+    memory_gib: float = Field(4.0, gt=0)
+    workers: int = Field(0, ge=0)
     gzip: bool = False
 
     @model_validator(mode="after")
@@ -181,6 +268,54 @@ class FeaturesConfig(Section):
         if self.windows_hours[0] < 1:
             raise ValueError("windows_hours should be at least one hour each")
         return self
+
+
+class ValidationConfig(Section):
+    """What `cmdcm validate` accepts (docs/validation.md); a bound itself is still accepted.
+
+    Attributes:
+        sample_rows: Rows that are read for leakage and maturity; and of logged requests.
+        min_count: Distributions with fewer values on either side are not compared.
+        min_positives: A label with fewer positives or negatives has no AUC and no prevalence.
+        max_null_rate: Share of rows without a value.
+        max_null_rate_change: Change of that share against another data set.
+        min_vocabulary_coverage: Share of values that are in the vocabulary.
+        max_coverage_change: Change of that share against another data set.
+        max_top_values_change: Change of the share of values that the other data set's most
+            frequent values have.
+        max_hash_collision_rate: Expected share of distinct ids lost to collisions.
+        max_linf_drift: L-infinity distance of a categorical distribution to another data set's.
+        max_js_drift: Jensen-Shannon divergence of a numeric distribution from another data set's.
+        max_linf_skew: As `max_linf_drift`, of logged requests.
+        max_js_skew: As `max_js_drift`, of logged requests.
+        max_auc: AUC of a single feature against a label; 1 - AUC has the same bound.
+        max_immature_direct: Share of rows whose direct label is not known yet.
+        max_immature_delayed: Share of rows whose delayed label is not known yet.
+        max_prevalence_ratio: Ratio, folded to 1 or more, of a label's prevalence to that of another
+            data set, or of another part of the split.
+        severity: Code of an anomaly -> its severity, where it is not the default one.
+        exclude: Features that are not checked, as `feature`, or as `code:feature` for one check.
+    """
+
+    sample_rows: int = Field(100_000, ge=1)
+    min_count: int = Field(1_000, ge=1)
+    min_positives: int = Field(50, ge=1)
+    max_null_rate: float = Field(0.5, ge=0, le=1)
+    max_null_rate_change: float = Field(0.1, ge=0, le=1)
+    min_vocabulary_coverage: float = Field(0.99, ge=0, le=1)
+    max_coverage_change: float = Field(0.05, ge=0, le=1)
+    max_top_values_change: float = Field(0.2, ge=0, le=1)
+    max_hash_collision_rate: float = Field(0.3, ge=0, le=1)
+    max_linf_drift: float = Field(0.1, ge=0, le=1)
+    max_js_drift: float = Field(0.1, ge=0, le=1)
+    max_linf_skew: float = Field(0.1, ge=0, le=1)
+    max_js_skew: float = Field(0.1, ge=0, le=1)
+    max_auc: float = Field(0.95, ge=0.5, le=1)
+    max_immature_direct: float = Field(0.0, ge=0, le=1)
+    max_immature_delayed: float = Field(0.0, ge=0, le=1)
+    max_prevalence_ratio: float = Field(2.0, ge=1)
+    severity: dict[str, Literal["error", "warning", "off"]] = {}
+    exclude: tuple[str, ...] = ()
 
 
 class SplitConfig(Section):
@@ -218,7 +353,9 @@ class ModelConfig(Section):
         transition: Counterfactual transition (CM-DCM's third module); without it one head
             predicts delayed conversion directly.
         estimator: Risk of the potential-outcome heads.
-        propensity_clip: Propensities are clipped to [clip, 1 - clip] in the weights.
+        cross_fit_folds: With K > 1, `dr` takes the nuisances of each user from towers that were
+            trained on the other K - 1 folds of users; 1 trains one set of them on all.
+        propensity_clip: Lower bound of P(arm | x) in the weights; `overlap` needs none.
         transition_weight: Weight of the potential-outcome risks in the loss.
         l2_embeddings: L2 penalty on the embedding rows that a batch looks up.
     """
@@ -233,10 +370,20 @@ class ModelConfig(Section):
     gate: bool = True
     gate_units: int = Field(32, ge=1)
     transition: bool = True
-    estimator: Literal["naive", "ipw", "snipw", "dr"] = "snipw"
+    estimator: Literal["naive", "ipw", "snipw", "overlap", "dr"] = "snipw"
+    cross_fit_folds: int = Field(1, ge=1, le=10)
     propensity_clip: float = Field(0.03, gt=0, lt=0.5)
     transition_weight: float = Field(0.2, ge=0)
     l2_embeddings: float = Field(1e-4, ge=0)
+
+    @model_validator(mode="after")
+    def _check(self) -> "ModelConfig":
+        if self.cross_fit_folds > 1 and self.estimator != "dr":
+            raise ValueError(
+                f"cross_fit_folds = {self.cross_fit_folds} needs estimator = 'dr', not "
+                f"{self.estimator!r}: no other estimator has nuisances to cross-fit"
+            )
+        return self
 
 
 class TrainingConfig(Section):
@@ -249,6 +396,10 @@ class TrainingConfig(Section):
         table_learning_rate: Of the embedding tables (Adagrad).
         patience: Epochs without a better validation log loss before the run stops.
         shuffle_buffer: Examples in the shuffle buffer.
+        negative_rate: Probability with which a training example without a positive label is kept;
+            those that are weigh 1 / rate.
+        weight_column: Name of a column that weights the training examples; empty for none.
+        on_corrupt: At a corrupted shard `fail`, or `skip` the rest of it and count it.
         checkpoint_steps: Steps between two checkpoints.
         keep_checkpoints: Checkpoints that are kept.
     """
@@ -259,8 +410,31 @@ class TrainingConfig(Section):
     table_learning_rate: float = Field(0.05, gt=0)
     patience: int = Field(1, ge=1)
     shuffle_buffer: int = Field(50_000, ge=1)
+    negative_rate: float = Field(1.0, gt=0, le=1)
+    weight_column: str = ""
+    on_corrupt: Literal["fail", "skip"] = "fail"
     checkpoint_steps: int = Field(500, ge=1)
     keep_checkpoints: int = Field(3, ge=1)
+
+
+class CalibrationConfig(Section):
+    """How a trained model's probabilities are calibrated on later days (docs/calibration.md).
+
+    Attributes:
+        method: Map of each logit: `none`, `platt` (a z + b) or `isotonic` (monotone, piecewise
+            linear).
+        slices: Columns by whose values the maps are shifted: `hours_to_promotion` (in five ranges),
+            or scalar inputs with a vocabulary or an index, such as `promotion_kind`.
+        share: Share of the validation part's days, the last ones, that calibrate.
+        min_positives: A logit with fewer positive or negative labels there is left as it is.
+        slice_prior: Strength of the pull of a slice's shift towards zero, about in positives.
+    """
+
+    method: Literal["none", "platt", "isotonic"] = "platt"
+    slices: tuple[str, ...] = ()
+    share: float = Field(1.0, gt=0, le=1)
+    min_positives: int = Field(50, ge=1)
+    slice_prior: float = Field(50.0, gt=0)
 
 
 class EvaluationConfig(Section):
@@ -271,12 +445,60 @@ class EvaluationConfig(Section):
         confidence: Level of the intervals.
         calibration_bins: Bins of the expected calibration error and the calibration curves.
         min_slice_rows: Slices with fewer rows are left out of the report.
+        correction: How p-values are corrected for the number of comparisons in a table.
+        propensity_clip: Lower bound of P(arm | x) in the causal summary's weights; 0 for the
+            model's own.
+        targeting_folds: With K > 1, targeting is cross-fitted over K folds of users.
+        balance_covariates: Numeric inputs whose balance is shown; empty for all.
+        sensitivity: Sensitivity bounds: `sharp`, which are doubly robust, or `hajek`, which need
+            the propensity alone.
+        lambdas: Odds ratios of the sensitivity bounds.
     """
 
     bootstrap: int = Field(200, ge=10)
     confidence: float = Field(0.95, gt=0, lt=1)
     calibration_bins: int = Field(10, ge=2)
     min_slice_rows: int = Field(100, ge=1)
+    correction: Literal["holm", "benjamini_hochberg", "none"] = "holm"
+    propensity_clip: float = Field(0.0, ge=0, lt=0.5)
+    targeting_folds: int = Field(1, ge=1)
+    balance_covariates: tuple[str, ...] = ()
+    sensitivity: Literal["sharp", "hajek"] = "sharp"
+    lambdas: tuple[float, ...] = Field((1.0, 1.1, 1.25, 1.5, 2.0, 3.0, 5.0), min_length=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> "EvaluationConfig":
+        if list(self.lambdas) != sorted(set(self.lambdas)) or self.lambdas[0] < 1:
+            raise ValueError("lambdas should be increasing and at least 1")
+        return self
+
+
+class AbtestConfig(Section):
+    """The simulated online experiment (docs/abtest.md).
+
+    Attributes:
+        requests: Requests to replay; users for whom too few items are left give fewer.
+        candidates: Items that bid in each request.
+        slots: Items that a request shows.
+        bid_share: Mean bid for a conversion, as a share of the item's price.
+        bid_spread: Standard deviation of the logarithm of the items' bids.
+        promotion: Promotion in whose pre-promotion window to replay; empty for the last one.
+        days: Days of the window to replay, the last ones; 0 for all that no model was trained on.
+    """
+
+    requests: int = Field(20_000, ge=1)
+    candidates: int = Field(20, ge=2)
+    slots: int = Field(4, ge=1)
+    bid_share: float = Field(0.1, gt=0, le=1)
+    bid_spread: float = Field(0.5, ge=0, le=3)
+    promotion: str = ""
+    days: int = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _check(self) -> "AbtestConfig":
+        if self.slots >= self.candidates:
+            raise ValueError("slots should be fewer than candidates")
+        return self
 
 
 class ExportConfig(Section):
@@ -322,10 +544,13 @@ class Config(Section):
     simulate: SimulateConfig = SimulateConfig()
     labels: LabelsConfig = LabelsConfig()
     features: FeaturesConfig = FeaturesConfig()
+    validation: ValidationConfig = ValidationConfig()
     split: SplitConfig = SplitConfig()
     model: ModelConfig = ModelConfig()
     training: TrainingConfig = TrainingConfig()
+    calibration: CalibrationConfig = CalibrationConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    abtest: AbtestConfig = AbtestConfig()
     export: ExportConfig = ExportConfig()
     serving: ServingConfig = ServingConfig()
 
