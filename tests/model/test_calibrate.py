@@ -188,6 +188,7 @@ PLATT = CalibrationConfig(method="platt", min_positives=5)
 
 
 @pytest.mark.usefixtures("eagerly")
+@pytest.mark.filterwarnings("ignore:Even though the `tf.config")
 def test_the_rows_are_those_of_the_last_days_of_the_validation_part(model, data):
     days = data.split.validation
     whole = fit_calibration(model, data, PLATT, data.split.train)
