@@ -16,6 +16,9 @@ from typing import Any
 BUILD = Path(__file__).resolve().parents[1] / "build" / "benchmarks"
 """Where a benchmark keeps what the next run can use again."""
 
+BENCH = BUILD / "bench"
+"""Worlds and trials of the benchmarks that train models; they share what is equal."""
+
 
 @dataclass(frozen=True)
 class Target:

@@ -29,9 +29,13 @@ COMMANDS = {
     "evaluate": "evaluate trained models on the test split",
     "report": "write an evaluation as one HTML file",
     "abtest": "replay an ad auction in a simulated world with trained models",
+    "bench": "compare models over worlds or logs and seeds",
     "export": "publish a trained model as a SavedModel version",
+    "deploy": "write the files with which TensorFlow Serving serves the versions",
     "serve": "serve the published versions over gRPC and REST",
+    "rollout": "move the labels stable and canary on running servers",
     "score": "score the rows of a file through a server",
+    "loadtest": "measure latency, errors, CPU and limit of a server",
     "demo": "the whole line, from raw events to a scored request",
 }
 """The subcommands; each is the module of its name in `cmdcm.jobs.commands`, loaded when called."""

@@ -1,0 +1,173 @@
+"""What a bench compares: models, worlds or logs, seeds.
+
+A plan is one TOML file:
+
+    title = "What each module is worth"
+    baseline = "cmdcm"                       # the model that the others are compared with
+    seeds = [1, 2, 3, 4, 5]
+    set = ["simulate.events=2_000_000"]      # overrides of every configuration
+
+    [worlds.taobao]                          # simulated, from a preset
+    preset = "world_taobao"
+
+    [worlds.shop]                            # or a log of one's own
+    preset = "default"
+    events = "out/shop/events"
+
+    [models.cmdcm]                           # one set of overrides a model
+
+    [models.no_gate]
+    set = ["model.gate=false"]
+"""
+
+import tomllib
+from pathlib import Path
+
+from pydantic import Field, PositiveInt, ValidationError, model_validator
+
+from cmdcm.core.config import Config, Section, load_config, presets
+from cmdcm.core.errors import ConfigError
+
+PLANS = Path(__file__).parent / "plans"
+
+RESERVED = ("oracle",)
+"""Names that the results give to rows of their own."""
+
+
+class WorldPlan(Section):
+    """One world or log.
+
+    Attributes:
+        preset: Preset of its configuration.
+        events: An event log to use; empty to simulate one a seed.
+        set: Overrides.
+    """
+
+    preset: str = "default"
+    events: str = ""
+    set: tuple[str, ...] = ()
+
+
+class ModelPlan(Section):
+    """One model.
+
+    Attributes:
+        set: Overrides that make it.
+        worlds: The worlds that it is trained in; empty for all.
+    """
+
+    set: tuple[str, ...] = ()
+    worlds: tuple[str, ...] = ()
+
+
+class Plan(Section):
+    """See the module.
+
+    Attributes:
+        title: Title of the results.
+        baseline: The model that the others are compared with.
+        seeds: Each draws its own world and its own initial weights.
+        set: Overrides of every configuration, before those of world and model.
+        worlds: World by name.
+        models: Model by name.
+    """
+
+    title: str
+    baseline: str
+    seeds: tuple[PositiveInt, ...] = Field(min_length=1)
+    set: tuple[str, ...] = ()
+    worlds: dict[str, WorldPlan] = Field(min_length=1)
+    models: dict[str, ModelPlan] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> "Plan":
+        if self.baseline not in self.models:
+            raise ValueError(f"baseline {self.baseline!r} is none of the models")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError("seeds should differ")
+        for name in (*self.worlds, *self.models):
+            if not name.replace("_", "").isalnum() or name in RESERVED:
+                raise ValueError(f"a name should be letters, digits and _: {name!r} cannot be one")
+        for name, model in self.models.items():
+            unknown = sorted(set(model.worlds) - set(self.worlds))
+            if unknown:
+                raise ValueError(f"models.{name}.worlds: there is no world {unknown}")
+        if self.models[self.baseline].worlds:
+            raise ValueError("the baseline should be trained in all worlds")
+        return self
+
+    def config(self, world: str, seed: int, model: str) -> Config:
+        """Returns the configuration of one trial.
+
+        Raises:
+            ConfigError: An override or preset that cannot be used.
+        """
+        place = self.worlds[world]
+        overrides = (*self.set, *place.set, *self.models[model].set, f"seed={seed}")
+        return load_config(preset=place.preset, overrides=overrides)
+
+    def models_in(self, world: str) -> list[str]:
+        """Returns the names of the models that are trained in a world."""
+        return [n for n, m in self.models.items() if not m.worlds or world in m.worlds]
+
+
+def plans() -> list[str]:
+    """Returns the names of the built-in plans."""
+    return sorted(path.stem for path in PLANS.glob("*.toml"))
+
+
+def load_plan(
+    source: str,
+    *,
+    seeds: int = 0,
+    overrides: tuple[str, ...] = (),
+    logs: dict[str, Path] | None = None,
+    worlds: tuple[str, ...] = (),
+) -> Plan:
+    """Reads a plan.
+
+    Args:
+        source: Name of a built-in plan, or a TOML file.
+        seeds: With n > 0 the seeds are 1 to n.
+        overrides: Added to those of the plan.
+        logs: Event logs by name; each becomes a world, of the preset of that name if there is one.
+        worlds: Worlds to keep; empty for all.
+
+    Raises:
+        ConfigError: No such plan, or one that is not valid; names place and fault.
+    """
+    path = PLANS / f"{source}.toml" if source in plans() else Path(source)
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(
+            f"cannot read plan {source}: {error.strerror}; the built-in plans are {plans()}"
+        ) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"plan {path} is not valid TOML: {error}") from error
+    if seeds:
+        values["seeds"] = list(range(1, seeds + 1))
+    values["set"] = [*values.get("set", []), *overrides]
+    for name, events in (logs or {}).items():
+        preset = name if name in presets() else "default"
+        values.setdefault("worlds", {})[name] = {"preset": preset, "events": str(events)}
+    if worlds:
+        unknown = sorted(set(worlds) - set(values.get("worlds", {})))
+        if unknown:
+            raise ConfigError(f"plan {source} has no world {unknown}; it has {[*values['worlds']]}")
+        values["worlds"] = {name: values["worlds"][name] for name in worlds}
+        for model in values.get("models", {}).values():
+            if model.get("worlds"):
+                # A model of other worlds alone has nothing to do here.
+                model["worlds"] = [name for name in model["worlds"] if name in worlds] or [""]
+        values["models"] = {
+            name: model for name, model in values["models"].items() if model.get("worlds") != [""]
+        }
+    try:
+        return Plan.model_validate(values)
+    except ValidationError as error:
+        faults = "; ".join(
+            f"{'.'.join(str(part) for part in fault['loc']) or 'plan'}: {fault['msg']}"
+            for fault in error.errors()
+        )
+        raise ConfigError(f"plan {path}: {faults}") from error

@@ -1,0 +1,260 @@
+"""Trials: one model, trained and scored in one world with one seed; what is done stays done.
+
+    OUTPUT/worlds/WORLD-SEED-KEY/       events, truth, examples
+    OUTPUT/trials/WORLD-SEED-KEY/MODEL-KEY/
+        model/                  the trained model
+        predictions.parquet     its predictions on the test split
+        trial.json              what it cost; written last
+
+A key is a hash of the settings that are not the defaults, so that benches with an output in common
+share their trials; a folder that was made with another default is made anew. Code is no part of it:
+after a change of a model's code choose another output. Each world and trial is made by a process of
+its own, several at a time, each with its share of the cores.
+"""
+
+import hashlib
+import json
+import multiprocessing
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import tensorflow as tf
+from absl import logging
+
+from cmdcm.core.config import Config
+from cmdcm.core.errors import CmdcmError
+from cmdcm.core.files import MANIFEST, read_json, sha256, write_json
+from cmdcm.core.progress import progress_bar
+from cmdcm.datasets.log import open_event_log
+from cmdcm.datasets.simulator import EVENTS, TRUTH, simulate
+from cmdcm.features.dataset import ExampleSet
+from cmdcm.features.pipeline import build_dataset
+from cmdcm.jobs.bench.plan import Plan
+from cmdcm.model.scoring import predict
+from cmdcm.model.training import MODEL, load_history, remove_run, train
+
+TRIAL = "trial.json"
+PREDICTIONS = "predictions.parquet"
+
+_WORLD = ("calendar", "events", "simulate", "labels", "features")
+_TRIAL = ("split", "model", "training", "calibration")
+
+
+@dataclass(frozen=True)
+class World:
+    """A world or log, ready for trials.
+
+    Attributes:
+        name: Its name in the plan.
+        seed: The seed.
+        config: The configuration of its baseline.
+        folder: Where it is.
+        log: The event log; None for a simulated world, which has its own.
+    """
+
+    name: str
+    seed: int
+    config: Config
+    folder: Path
+    log: Path | None
+
+    @property
+    def events(self) -> Path:
+        """The event log."""
+        return self.log or self.folder / EVENTS
+
+    @property
+    def examples(self) -> Path:
+        """The examples."""
+        return self.folder / "examples"
+
+    @property
+    def truth(self) -> Path | None:
+        """The truth, None where it is not known."""
+        return None if self.log else self.folder / TRUTH
+
+    @property
+    def done(self) -> bool:
+        """Whether it was made, with this configuration."""
+        return _made(self.examples / "config.json", self.config, _WORLD)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One model in one world.
+
+    Attributes:
+        world: The world.
+        model: The model's name in the plan.
+        config: The model's configuration.
+        folder: Where it is.
+    """
+
+    world: World
+    model: str
+    config: Config
+    folder: Path
+
+    @property
+    def done(self) -> bool:
+        """Whether it was made, with this configuration."""
+        made = _made(self.folder / MODEL / "config.json", self.config, _TRIAL)
+        return made and (self.folder / TRIAL).exists() and self.world.done
+
+    def cost(self) -> dict[str, Any]:
+        """Returns what `trial.json` says."""
+        return dict(read_json(self.folder / TRIAL, "trial"))
+
+    def predictions(self) -> pl.DataFrame:
+        """Returns the predictions on the test split."""
+        return pl.read_parquet(self.folder / PREDICTIONS)
+
+
+def trials_of(plan: Plan, output: Path) -> list[Trial]:
+    """Returns the trials of a plan: by world, seed and model, in the plan's order."""
+    trials = []
+    for name, place in plan.worlds.items():
+        log = Path(place.events).resolve() if place.events else None
+        for seed in plan.seeds:
+            config = plan.config(name, seed, plan.baseline)
+            key = _key(config, _WORLD, sha256(log / MANIFEST) if log else str(seed))
+            folder = output.resolve() / "worlds" / f"{name}-{seed}-{key}"
+            # All seeds of a log train on the same examples.
+            world = World(name, seed, config, folder.with_name(f"{name}-{key}"), log)
+            if log is None:
+                world = World(name, seed, config, folder, None)
+            for model in plan.models_in(name):
+                made = plan.config(name, seed, model)
+                place_of = output.resolve() / "trials" / folder.name
+                trials.append(
+                    Trial(world, model, made, place_of / f"{model}-{_key(made, _TRIAL, '')}")
+                )
+    return trials
+
+
+def run_trials(trials: Sequence[Trial], workers: int = 0, *, progress: bool = True) -> list[Trial]:
+    """Makes the trials that are not made yet.
+
+    Args:
+        trials: As `trials_of` returned them.
+        workers: Processes that work at a time, 0 for one a core; each uses its share of the cores.
+        progress: Show progress bars on stderr.
+
+    Returns:
+        The trials.
+
+    Raises:
+        CmdcmError: Trials failed; all others were made. Names each with its fault.
+    """
+    missing = [trial for trial in trials if not trial.done]
+    worlds = {trial.world.folder: trial.world for trial in missing}
+    cores = len(os.sched_getaffinity(0))
+    workers = min(workers or cores, max(len(missing), 1))
+    threads = max(1, cores // workers)
+    named = {f"{w.name} seed {w.seed}": w for w in worlds.values() if not w.done}
+    _all("worlds", prepare, named, workers, threads, progress)
+    runs = {f"{t.world.name} seed {t.world.seed} {t.model}": t for t in missing}
+    _all("trials", run_trial, runs, workers, threads, progress)
+    return list(trials)
+
+
+def prepare(world: World) -> None:
+    """Simulates a world, if it is one, and makes its examples."""
+    if world.log is None:
+        simulate(world.folder, world.config, overwrite=True)
+    build_dataset(open_event_log(world.events), world.examples, world.config, overwrite=True)
+
+
+def run_trial(trial: Trial) -> None:
+    """Trains and scores one model; an interrupted training goes on."""
+    data = ExampleSet.open(trial.world.examples, trial.config.split)
+    run = trial.folder / "run"
+    started = time.monotonic()
+    model = train(data, run, trial.config, progress=False)
+    seconds = time.monotonic() - started
+    frame = predict(model, data.files("test"), data.spec, data.calendar)
+    frame.write_parquet(trial.folder / PREDICTIONS)
+    cost = {
+        **model.describe(),
+        "training_seconds": seconds,
+        "epochs": len(load_history(run / MODEL)),
+        "training_rows": data.total("train"),
+        "test_rows": len(frame),
+    }
+    shutil.rmtree(trial.folder / MODEL, ignore_errors=True)
+    (run / MODEL).rename(trial.folder / MODEL)
+    write_json(trial.folder / TRIAL, cost)
+    remove_run(run)
+
+
+def _all(
+    what: str,
+    task: Callable[[Any], None],
+    items: Mapping[str, Any],
+    workers: int,
+    threads: int,
+    progress: bool,
+) -> None:
+    """Runs a task on each item, waits for all and raises for those that failed."""
+    faults = []
+    with progress_bar() as bar, ThreadPoolExecutor(workers) as pool:
+        shown = bar.add_task(what, total=len(items), visible=progress and bool(items))
+        futures = {
+            pool.submit(_in_process, task, item, threads): name for name, item in items.items()
+        }
+        for future in as_completed(futures):
+            if fault := future.result():
+                faults.append(f"{futures[future]}: {fault}")
+            bar.advance(shown)
+    if faults:
+        raise CmdcmError(f"{len(faults)} of {len(items)} {what} failed: {'; '.join(faults[:5])}")
+
+
+def _in_process(task: Callable[[Any], None], item: Any, threads: int) -> str | None:
+    """Runs a task in a process of its own, so that no trial inherits memory; returns its fault."""
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_work, args=(sender, task, item, threads), daemon=True)
+    process.start()
+    sender.close()
+    try:
+        fault: str | None = receiver.recv()
+    except EOFError:  # it was killed, or failed by a defect and has printed its traceback
+        process.join()
+        return f"its process ended with code {process.exitcode}"
+    process.join()
+    return fault
+
+
+def _work(sender: Connection, task: Callable[[Any], None], item: Any, threads: int) -> None:
+    tf.config.threading.set_intra_op_parallelism_threads(threads)
+    tf.config.threading.set_inter_op_parallelism_threads(threads)
+    logging.set_verbosity(logging.WARNING)
+    try:
+        task(item)
+    except CmdcmError as error:
+        sender.send(str(error))
+    else:
+        sender.send(None)
+
+
+def _made(path: Path, config: Config, sections: Sequence[str]) -> bool:
+    """Whether the configuration beside an artefact is this one, in some sections."""
+    if not path.exists():
+        return False
+    made = Config.load(path)
+    return all(getattr(made, name) == getattr(config, name) for name in sections)
+
+
+def _key(config: Config, sections: Sequence[str], extra: str) -> str:
+    values = config.model_dump(mode="json", include=set(sections), exclude_defaults=True)
+    text = json.dumps([values, extra], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]

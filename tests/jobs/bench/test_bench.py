@@ -1,0 +1,110 @@
+"""`cmdcm bench` from the command line: trials resume, tables hold what the predictions say."""
+
+import json
+import shutil
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from cmdcm.core.files import verify_manifest
+from cmdcm.model.metrics import auc, log_loss
+from cmdcm.tests.conftest import SMALL
+from cmdcm.tests.jobs.page import Page
+from cmdcm.tests.jobs.test_cli import cmdcm, parsed_flags
+
+__all__ = ["parsed_flags"]
+
+
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("plan") / "plan.toml"
+    settings = [*SMALL, "simulate.events=30000", "training.epochs=1"]
+    path.write_text(
+        f"title = 'Tried'\nbaseline = 'cmdcm'\nseeds = [1, 2]\nset = {json.dumps(settings)}\n"
+        "[worlds.world]\n[models.cmdcm]\n[models.vanilla]\nset = ['model.name=vanilla']\n"
+    )
+    return path
+
+
+@pytest.fixture(scope="module")
+def output(plan, tmp_path_factory) -> Path:
+    output = tmp_path_factory.mktemp("bench")
+    assert bench(plan, output) == 0
+    return output
+
+
+def bench(plan: Path, output: Path, *more: str) -> int:
+    return cmdcm("bench", "--plan", plan, "--output", output, "--workers", "1", *more)
+
+
+def trial(output: Path, seed: int, model: str) -> Path:
+    (folder,) = output.glob(f"trials/world-{seed}-*/{model}-*")
+    return folder
+
+
+def test_results_are_those_of_the_predictions(output):
+    verify_manifest(output / "results")
+    seeds = pl.read_parquet(output / "results" / "seeds.parquet")
+    frame = pl.read_parquet(trial(output, 2, "cmdcm") / "predictions.parquet")
+    for metric in (auc, log_loss):
+        (value,) = seeds.filter(
+            pl.col("seed") == 2,
+            pl.col("model") == "cmdcm",
+            pl.col("head") == "conversion",
+            pl.col("metric") == metric.__name__,
+        )["value"]
+        expected = metric(frame["conversion"].to_numpy(), frame["p_conversion"].to_numpy())
+        assert value == pytest.approx(expected)
+    results = pl.read_parquet(output / "results" / "results.parquet")
+    assert set(results["model"]) == {"cmdcm", "vanilla", "oracle"}
+    gap = results.filter(pl.col("metric") == "gap_closed")
+    assert dict(zip(gap["model"], gap["estimate"], strict=True))["oracle"] == 1
+
+
+def test_pages_hold_the_tables(output):
+    text = (output / "results" / "results.md").read_text()
+    assert "| vanilla |" in text
+    assert "## world: conversion" in text
+    page = Page((output / "results" / "results.html").read_text())
+    captions = {table["caption"] for table in page.tables}
+    assert {"world: conversion", "Cost, mean over the seeds"} <= captions
+    assert not [value for _, name, value in page.attributes if name in ("src", "href")]
+    assert page.row("world: conversion", "oracle")[-1] == "1.000 [1.000 to 1.000]"
+
+
+def test_what_is_done_is_not_done_again(output, plan, tmp_path):
+    copy = shutil.copytree(output, tmp_path / "copy")
+    kept = trial(copy, 1, "cmdcm") / "trial.json"
+    lost = trial(copy, 1, "vanilla") / "trial.json"
+    before = kept.stat().st_mtime_ns
+    predictions = pl.read_parquet(lost.parent / "predictions.parquet")
+    lost.unlink()  # as if the run had been killed before its end
+    (lost.parent / "predictions.parquet").unlink()
+    assert bench(plan, copy) == 0
+    assert kept.stat().st_mtime_ns == before
+    assert lost.exists()
+    # The trial that was made anew is the same one: same seed, same result.
+    again = pl.read_parquet(lost.parent / "predictions.parquet")
+    assert again.equals(predictions)
+    assert pl.read_parquet(copy / "results" / "results.parquet").equals(
+        pl.read_parquet(output / "results" / "results.parquet")
+    )
+
+
+def test_a_trial_that_fails_is_named_and_the_others_are_made(output, plan, tmp_path, capfd):
+    copy = shutil.copytree(output, tmp_path / "copy")
+    (trial(copy, 1, "vanilla") / "trial.json").unlink()
+    broken = tmp_path / "plan.toml"
+    bad = "[models.bad]\nset = ['split.test=[\"nothing\"]']\n"
+    broken.write_text(plan.read_text().replace("[models.vanilla]", f"{bad}[models.vanilla]"))
+    assert bench(broken, copy, "--seeds", "1") == 1
+    message = capfd.readouterr().err
+    assert "1 of 2 trials failed: world seed 1 bad: " in message
+    assert "nothing" in message
+    assert (trial(copy, 1, "vanilla") / "trial.json").exists()
+
+
+def test_presets_belong_into_the_plan(plan, tmp_path, capsys):
+    assert bench(plan, tmp_path / "out", "--preset", "demo") == 2
+    assert "names the presets itself" in capsys.readouterr().err

@@ -1,0 +1,109 @@
+"""Plans: what is read, what is refused, and which trials follow."""
+
+from pathlib import Path
+
+import pytest
+
+from cmdcm.core.errors import ConfigError
+from cmdcm.jobs.bench.plan import load_plan, plans
+from cmdcm.jobs.bench.trials import trials_of
+
+PLAN = """
+title = "T"
+baseline = "a"
+seeds = [3, 4]
+set = ["simulate.events=2_000"]
+[worlds.one]
+preset = "world_ignorable"
+set = ["simulate.confounding=2.0"]
+[worlds.two]
+[models.a]
+[models.b]
+set = ["model.gate=false"]
+worlds = ["two"]
+"""
+
+
+@pytest.fixture
+def plan_file(tmp_path: Path) -> Path:
+    path = tmp_path / "plan.toml"
+    path.write_text(PLAN)
+    return path
+
+
+@pytest.mark.parametrize("name", plans())
+def test_every_built_in_plan_makes_its_configurations(name):
+    plan = load_plan(name)
+    for world in plan.worlds:
+        assert plan.baseline in plan.models_in(world)
+        for model in plan.models_in(world):
+            assert plan.config(world, 1, model).seed == 1
+
+
+def test_trials_are_worlds_by_seeds_by_models(plan_file, tmp_path):
+    trials = trials_of(load_plan(str(plan_file)), tmp_path)
+    assert [(t.world.name, t.world.seed, t.model) for t in trials] == [
+        ("one", 3, "a"),
+        ("one", 4, "a"),
+        ("two", 3, "a"),
+        ("two", 3, "b"),
+        ("two", 4, "a"),
+        ("two", 4, "b"),
+    ]
+    assert len({trial.folder for trial in trials}) == 6
+    assert len({trial.world.folder for trial in trials}) == 4
+    first, last = trials[0].config, trials[-1].config
+    assert (first.simulate.confounding, first.simulate.events, first.seed) == (2, 2000, 3)
+    assert not last.model.gate
+    assert last.simulate.confounding == 1
+
+
+def test_a_log_is_the_same_for_all_seeds(plan_file, tmp_path):
+    (tmp_path / "log").mkdir()
+    (tmp_path / "log" / "manifest.json").write_text("{}")
+    plan = load_plan(str(plan_file), logs={"taobao": tmp_path / "log"}, worlds=("taobao",))
+    trials = trials_of(plan, tmp_path)
+    assert {trial.world.folder for trial in trials} == {trials[0].world.folder}
+    assert trials[0].folder != trials[1].folder
+    assert trials[0].world.truth is None
+    # The preset of that name.
+    assert trials[0].config.split.by == "time" or trials[0].config.calendar.promotions
+
+
+def test_seeds_worlds_and_overrides_of_the_command_line(plan_file):
+    plan = load_plan(str(plan_file), seeds=3, worlds=("one",), overrides=("simulate.events=9_000",))
+    assert plan.seeds == (1, 2, 3)
+    assert list(plan.worlds) == ["one"]
+    assert list(plan.models) == ["a"]  # b is of the other world
+    assert plan.config("one", 1, "a").simulate.events == 9000
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "fault"),
+    [
+        ('baseline = "a"', 'baseline = "c"', "baseline 'c' is none of the models"),
+        ("seeds = [3, 4]", "seeds = [3, 3]", "seeds should differ"),
+        ("seeds = [3, 4]", "seeds = []", "seeds"),
+        ('worlds = ["two"]', 'worlds = ["three"]', "there is no world ['three']"),
+        ("[models.b]", '[models."b c"]', "'b c' cannot be one"),
+        ("[models.b]", "[models.oracle]", "'oracle' cannot be one"),
+        ('title = "T"', "", "title"),
+        ('title = "T"', 'title = "T"\ncolour = 1', "colour"),
+        ('title = "T"', "title =", "not valid TOML"),
+    ],
+)
+def test_a_faulty_plan_says_what_is_wrong(plan_file, old, new, fault):
+    plan_file.write_text(PLAN.replace(old, new))
+    with pytest.raises(ConfigError, match="plan") as error:
+        load_plan(str(plan_file))
+    assert fault in str(error.value)
+
+
+def test_an_unknown_plan_world_or_setting(plan_file):
+    with pytest.raises(ConfigError, match="the built-in plans are"):
+        load_plan("no_such_plan")
+    with pytest.raises(ConfigError, match="no world"):
+        load_plan(str(plan_file), worlds=("three",))
+    plan = load_plan(str(plan_file), overrides=("model.gates=1",))
+    with pytest.raises(ConfigError, match="did you mean 'gate'"):
+        plan.config("one", 1, "a")
