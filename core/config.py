@@ -34,6 +34,10 @@ IsoTime = Annotated[
 """An ISO date or date-time, written as a string or as one of TOML's own dates."""
 
 
+_IMAGE = r"^[a-z0-9][A-Za-z0-9._/:@-]*$"
+_DNS_LABEL = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
+
+
 class Section(BaseModel):
     """Base of all tables: frozen, and an unknown key is an error."""
 
@@ -357,6 +361,9 @@ class ModelConfig(Section):
             trained on the other K - 1 folds of users; 1 trains one set of them on all.
         propensity_clip: Lower bound of P(arm | x) in the weights; `overlap` needs none.
         transition_weight: Weight of the potential-outcome risks in the loss.
+        effect_modifiers: Numeric inputs that the potential-outcome heads are linear in, a marginal
+            structural model; the delayed purchase then has a head of its own. Empty for heads over
+            all inputs.
         l2_embeddings: L2 penalty on the embedding rows that a batch looks up.
     """
 
@@ -374,6 +381,7 @@ class ModelConfig(Section):
     cross_fit_folds: int = Field(1, ge=1, le=10)
     propensity_clip: float = Field(0.03, gt=0, lt=0.5)
     transition_weight: float = Field(0.2, ge=0)
+    effect_modifiers: tuple[str, ...] = ()
     l2_embeddings: float = Field(1e-4, ge=0)
 
     @model_validator(mode="after")
@@ -383,6 +391,12 @@ class ModelConfig(Section):
                 f"cross_fit_folds = {self.cross_fit_folds} needs estimator = 'dr', not "
                 f"{self.estimator!r}: no other estimator has nuisances to cross-fit"
             )
+        if self.effect_modifiers and not self.transition:
+            raise ValueError(
+                "effect_modifiers need transition = true: without it no head is of an arm"
+            )
+        if len(set(self.effect_modifiers)) < len(self.effect_modifiers):
+            raise ValueError(f"effect_modifiers {list(self.effect_modifiers)} name an input twice")
         return self
 
 
@@ -502,37 +516,210 @@ class AbtestConfig(Section):
 
 
 class ExportConfig(Section):
-    """What an export carries.
+    """What an export carries (docs/export.md).
 
     Attributes:
         name: Name of the served model.
         warmup_candidates: Candidate counts that are warmed up; clients pad to them.
         max_warmup_rows: Rows of the `serving_default` warm-up request.
+        check_rows: Rows on which the export is compared with the model before it is published.
+        constant_bytes: Weights up to this size become constants of the graph; larger ones stay
+            variables. The default keeps tables of more than 131,072 rows of 8 columns variables.
+        table_dtype: How the embedding table is held.
+        max_table_loss: Largest absolute difference of p_conversion to the model's that a
+            `table_dtype` other than float32 may make on the checked rows; beyond it nothing is
+            published.
     """
 
     name: str = Field("cmdcm", pattern=r"^[A-Za-z0-9_.-]+$")
-    warmup_candidates: tuple[int, ...] = (1, 10, 100, 500)
+    warmup_candidates: tuple[PositiveInt, ...] = (1, 10, 100, 500)
     max_warmup_rows: int = Field(100, ge=1)
+    check_rows: int = Field(1000, ge=1)
+    constant_bytes: int = Field(4 << 20, ge=0)
+    table_dtype: Literal["float32", "bfloat16", "int8"] = "float32"
+    max_table_loss: float = Field(0.001, gt=0)
 
 
 class ServingConfig(Section):
     """How a model is served and called.
 
+    The names that tensorflow_model_server has, too, mean what they mean there.
+
     Attributes:
-        host: Address to bind and to call; anything but loopback needs TLS in front.
+        host: Address to bind and to call; any but loopback needs `ssl_config_file`.
         port: gRPC port; 0 lets the system choose.
         rest_port: REST port; 0 lets the system choose, -1 serves no REST.
         deadline_ms: Deadline of every scoring call.
-        poll_seconds: How often the server looks for a new version.
+        poll_seconds: How often the server looks for a new version; 0 for once, at the start.
         max_message_mb: Largest request and response.
+        grpc_socket_path: Unix socket that takes gRPC calls, too; empty for none.
+        grpc_max_threads: Threads that run gRPC calls; 0 for four a CPU.
+        grpc_channel_arguments: More arguments of gRPC: `key=value,key=value`.
+        ssl_config_file: Text proto of SSLConfig for the gRPC port; empty for no TLS.
+        rest_api_timeout_in_ms: Longest that a REST request may take once it has arrived.
+        rest_api_num_threads: Threads that run REST requests; 0 for four a CPU.
+        model_config_file: Text proto of ModelServerConfig, in place of one model.
+        model_config_file_poll_wait_seconds: How often that file is read again; 0 for never.
+        monitoring_config_file: Text proto of MonitoringConfig; empty for no metrics page.
+        enable_batching: Run concurrent requests of a signature as one.
+        batching_parameters_file: Text proto of BatchingParameters; empty for the defaults.
+        enable_model_warmup: Run a version's warm-up requests before it serves.
+        max_num_load_retries: How often a version that cannot be loaded is tried again.
+        load_retry_interval_micros: How long after the attempt before.
+        allow_version_labels_for_unavailable_models: Let new labels name versions that do not
+            serve yet.
+        allow_plaintext: Listen on other addresses than loopback without TLS.
+        allow_remote_reload: Take HandleReloadConfigRequest on other addresses than loopback
+            from clients without a certificate.
     """
 
     host: str = "127.0.0.1"
     port: int = Field(8500, ge=0, le=65535)
     rest_port: int = Field(8501, ge=-1, le=65535)
     deadline_ms: int = Field(1000, ge=1)
-    poll_seconds: float = Field(2.0, gt=0)
-    max_message_mb: int = Field(64, ge=1)
+    poll_seconds: float = Field(2.0, ge=0)
+    max_message_mb: int = Field(64, ge=1, le=2047)
+    grpc_socket_path: str = ""
+    grpc_max_threads: int = Field(0, ge=0)
+    grpc_channel_arguments: str = ""
+    ssl_config_file: str = ""
+    rest_api_timeout_in_ms: int = Field(30_000, ge=1)
+    rest_api_num_threads: int = Field(0, ge=0)
+    model_config_file: str = ""
+    model_config_file_poll_wait_seconds: float = Field(0.0, ge=0)
+    monitoring_config_file: str = ""
+    enable_batching: bool = False
+    batching_parameters_file: str = ""
+    enable_model_warmup: bool = True
+    max_num_load_retries: int = Field(5, ge=0)
+    load_retry_interval_micros: int = Field(60_000_000, ge=0)
+    allow_version_labels_for_unavailable_models: bool = False
+    allow_plaintext: bool = False
+    allow_remote_reload: bool = False
+
+    @model_validator(mode="after")
+    def _check(self) -> "ServingConfig":
+        if self.batching_parameters_file and not self.enable_batching:
+            raise ValueError("batching_parameters_file is set, but enable_batching is not")
+        if self.rest_port > 0 and self.rest_port == self.port:
+            raise ValueError(f"port and rest_port are both {self.port}")
+        for argument in self.grpc_channel_arguments.split(","):
+            if self.grpc_channel_arguments and not argument.partition("=")[2]:
+                raise ValueError(f"grpc_channel_arguments: {argument!r} is not key=value")
+        return self
+
+
+class ServerGroupConfig(Section):
+    """One group of equal servers (docs/deployment.md).
+
+    Attributes:
+        cpus: CPUs of a server.
+        memory_mib: Memory of a server; it holds two versions, and three while a canary loads.
+        min_replicas: Servers at least.
+        max_replicas: Servers at most; the autoscaler chooses in between.
+        peak_requests_per_second: Requests a second in the busiest minute; 0 if not known.
+        cpu_ms_per_request: CPU time of a request, as a load test measured it; 0 if not known.
+    """
+
+    cpus: int = Field(2, ge=1)
+    memory_mib: int = Field(4096, ge=256)
+    min_replicas: int = Field(2, ge=1)
+    max_replicas: int = Field(8, ge=1)
+    peak_requests_per_second: float = Field(0.0, ge=0)
+    cpu_ms_per_request: float = Field(0.0, ge=0)
+
+    @model_validator(mode="after")
+    def _check(self) -> "ServerGroupConfig":
+        if self.max_replicas < self.min_replicas:
+            raise ValueError("max_replicas should be at least min_replicas")
+        return self
+
+
+class DeployConfig(Section):
+    """What `cmdcm deploy` writes (docs/deployment.md).
+
+    Attributes:
+        base_image: The tensorflow/serving image, best with its `@sha256:` digest.
+        image: Name and tag of the image that is built from it.
+        namespace: Kubernetes namespace.
+        model_claim: PersistentVolumeClaim with the numbered version folders at its root.
+        monitoring_namespace: Namespace whose pods may read the metrics.
+        user_id: User and group under which the servers run.
+        local_port: gRPC port of the candidates server under docker compose, on loopback; its REST
+            port is the next one, those of the examples server are ten above.
+        candidates: The servers of `score_candidates`, without batching.
+        examples: The servers of `serving_default`, with batching.
+        batch_timeout_micros: How long a lone request waits for others to batch with.
+        max_enqueued_batches: Batches that may wait; more are answered UNAVAILABLE.
+        grpc_max_threads: Threads that gRPC may use, well above the calls at once.
+        max_connection_age_seconds: Age at which a server asks clients to connect anew, so that
+            they learn of servers that came or go.
+        drain_seconds: How long a server that is to stop goes on serving.
+        startup_seconds: How long loading and warming up may take.
+        target_utilisation: Share of a server's CPUs that is used at the peak.
+        tls_key: PEM file of the servers' private key; empty for no TLS.
+        tls_certificate: PEM file of their certificate.
+        tls_client_ca: PEM file of the authority that signs clients; empty for no mutual TLS.
+    """
+
+    base_image: str = Field("tensorflow/serving:2.21.0", pattern=_IMAGE)
+    image: str = Field("cmdcm-serving:latest", pattern=_IMAGE)
+    namespace: str = Field("cmdcm", pattern=_DNS_LABEL)
+    model_claim: str = Field("cmdcm-models", pattern=_DNS_LABEL)
+    monitoring_namespace: str = Field("monitoring", pattern=_DNS_LABEL)
+    user_id: int = Field(65532, ge=1)
+    local_port: int = Field(8500, ge=1, le=65524)
+    candidates: ServerGroupConfig = ServerGroupConfig()
+    examples: ServerGroupConfig = ServerGroupConfig()
+    batch_timeout_micros: int = Field(1000, ge=0)
+    max_enqueued_batches: int = Field(20, ge=1)
+    grpc_max_threads: int = Field(128, ge=1)
+    max_connection_age_seconds: int = Field(30, ge=1)
+    drain_seconds: int = Field(75, ge=0)
+    startup_seconds: int = Field(600, ge=10)
+    target_utilisation: float = Field(0.6, gt=0, le=1)
+    tls_key: str = ""
+    tls_certificate: str = ""
+    tls_client_ca: str = ""
+
+    @model_validator(mode="after")
+    def _check(self) -> "DeployConfig":
+        if bool(self.tls_key) != bool(self.tls_certificate):
+            raise ValueError("tls_key and tls_certificate should be given together")
+        if self.tls_client_ca and not self.tls_key:
+            raise ValueError("tls_client_ca needs tls_key and tls_certificate")
+        if self.drain_seconds < 2 * self.max_connection_age_seconds:
+            raise ValueError(
+                "drain_seconds should be at least twice max_connection_age_seconds, or clients "
+                "still call a server when it stops"
+            )
+        return self
+
+
+class RolloutConfig(Section):
+    """When `cmdcm rollout` promotes a version (docs/rollout.md).
+
+    Attributes:
+        output: The score that is compared between stable and canary.
+        max_psi: Largest population stability index.
+        max_mean_shift: Largest change of the mean score, as a share of stable's mean.
+        max_score_shift: Largest change of a single score.
+        min_rows: Scores to compare at least.
+        max_requests: Requests to replay at most.
+        load_timeout_seconds: How long a version may take to load and warm up.
+        poll_seconds: Seconds between two looks at the state of a version.
+        deadline_ms: Deadline of every call.
+    """
+
+    output: str = "p_conversion"
+    max_psi: float = Field(0.2, ge=0)
+    max_mean_shift: float = Field(0.2, ge=0)
+    max_score_shift: float = Field(0.5, ge=0, le=1)
+    min_rows: int = Field(100, ge=1)
+    max_requests: int = Field(1000, ge=1)
+    load_timeout_seconds: float = Field(300.0, gt=0)
+    poll_seconds: float = Field(0.5, gt=0)
+    deadline_ms: int = Field(10_000, ge=1)
 
 
 class Config(Section):
@@ -553,6 +740,8 @@ class Config(Section):
     abtest: AbtestConfig = AbtestConfig()
     export: ExportConfig = ExportConfig()
     serving: ServingConfig = ServingConfig()
+    deploy: DeployConfig = DeployConfig()
+    rollout: RolloutConfig = RolloutConfig()
 
     def save(self, path: Path) -> None:
         """Writes the configuration as JSON."""

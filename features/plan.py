@@ -18,7 +18,7 @@ from cmdcm.core.errors import ConfigError
 from cmdcm.core.files import MANIFEST, read_manifest, sha256
 from cmdcm.core.locations import Location
 from cmdcm.datasets.calendar import HOUR_MS, PromotionCalendar, calendar_of, to_ms
-from cmdcm.datasets.events import TIME_TYPE
+from cmdcm.datasets.events import COLUMNS, TIME_TYPE
 from cmdcm.datasets.log import EventLog, open_parquet
 from cmdcm.features.columns import example_spec
 from cmdcm.features.examples import EngineSettings
@@ -37,17 +37,7 @@ VERSION = 2
 _RUNTIME = ("memory_gib", "workers")
 """Settings that do not change the result."""
 
-_COLUMNS = (
-    "user_id",
-    "item_id",
-    "kind",
-    "timestamp",
-    "category_id",
-    "seller_id",
-    "brand_id",
-    "price",
-    "quantity",
-)
+_COLUMNS = COLUMNS[: COLUMNS.index("detail")]
 """The columns of a log that make examples."""
 
 

@@ -185,7 +185,7 @@ def _head(evaluation: Mapping[str, Any], head: str) -> dict[str, Any]:
         "compared": compared,
         "columns": ["auc", "log_loss", *(["difference"] if compared else []), "pcoc"],
         "best": best,
-        "won": [metric for metric, entry in best.items() if entry["excludes_zero"]],
+        "won": [metric for metric, entry in best.items() if _significant(evaluation, entry)],
         # A single slice of all rows, such as the one promotion, says nothing new.
         "slices": [
             dimension
@@ -194,6 +194,11 @@ def _head(evaluation: Mapping[str, Any], head: str) -> dict[str, Any]:
         ],
         "figures": [(figure, alt) for figure, alt in figures if figure is not None],
     }
+
+
+def _significant(evaluation: Mapping[str, Any], best: Mapping[str, Any]) -> bool:
+    p = best["difference"]["adjusted_p_value"]
+    return p is not None and p < 1 - evaluation["settings"]["confidence"]
 
 
 def _curves(

@@ -20,7 +20,8 @@ from cmdcm.model.calibration import Calibration
 from cmdcm.model.heads import FOLD, Head, HeadLoss
 from cmdcm.model.inputs import Tensors, hash_ids
 from cmdcm.model.losses import weighted_mean
-from cmdcm.model.network import Tower, Trunk
+from cmdcm.model.network import LinearTower, Tower, Trunk
+from cmdcm.model.one_user import one_user_logits
 from cmdcm.model.predictions import UNCALIBRATED
 
 OUTPUTS = {
@@ -63,7 +64,7 @@ class RankingModel(tfrs.Model):
     """Shared layers plus heads over clicks.
 
     Sub-classes give:
-        heads: The heads; each gets a tower of its name.
+        heads: The heads; each gets a tower of its name, or is linear in the effect modifiers.
         predictions(logits): Named outputs [N], names out of `OUTPUTS` (and diagnostics).
         head_losses(logits, labels): Losses an example, by name; unless overridden, those of the
             `bce` heads.
@@ -87,7 +88,9 @@ class RankingModel(tfrs.Model):
         self.trunk = Trunk(spec, config, name="trunk")
         gate_units = config.gate_units if self.gated and config.gate else None
         self.towers = {
-            head.name: Tower(config.tower_units, gate_units, name=f"tower_{head.name}")
+            head.name: LinearTower(name=f"tower_{head.name}")
+            if head.linear
+            else Tower(config.tower_units, gate_units, name=f"tower_{head.name}")
             for head in self.heads
         }
         self.calibration: Calibration | None = None
@@ -153,6 +156,16 @@ class RankingModel(tfrs.Model):
     def score(self, user: Tensors, candidates: Tensors) -> dict[str, tf.Tensor]:
         """Returns the named outputs of N candidates; the user's batch is N, or 1."""
         return self.scores(self.logits(user, candidates), {**user, **candidates})
+
+    def score_one_user(self, user: Tensors, candidates: Tensors) -> dict[str, tf.Tensor]:
+        """Returns what `score` does, for one user, whose work is done once; for serving."""
+        towers = {head.name: self.towers[head.name] for head in self.served_heads()}
+        logits = one_user_logits(self.trunk, towers, user, candidates)
+        return self.scores(logits, {**user, **candidates})
+
+    def served_heads(self) -> Sequence[Head]:
+        """Returns the heads whose logits the predictions follow from; the others only train."""
+        return self.heads
 
     def scores(self, logits: Tensors, features: Tensors) -> dict[str, tf.Tensor]:
         """Turns logits into the named outputs, calibrated if the model has a calibration.
@@ -238,6 +251,12 @@ class RankingModel(tfrs.Model):
     def table_variables(self) -> list[tf.Variable]:
         """The embedding tables; an optimizer of their own trains them."""
         return [self.trunk.encoder.table]
+
+    @property
+    def linear_variables(self) -> list[tf.Variable]:
+        """The weights of the heads that are linear in the effect modifiers."""
+        linear = [self.towers[head.name] for head in self.heads if head.linear]
+        return [v for tower in linear for v in tower.trainable_variables]
 
     def checkpoint(self) -> tf.train.Checkpoint:
         """Returns the checkpoint of the network's weights alone: no optimizer, no metrics."""

@@ -10,7 +10,9 @@ not. Its heads give, in log space,
 
 The paper is arXiv 2604.21675, of which only the abstract and the captions are public; each module's
 construction is ours and a setting (`gate`, `transition`, `estimator`). Without `transition` one
-head predicts the delayed purchase among clicks without a direct one.
+head predicts the delayed purchase among clicks without a direct one. So it does with
+`effect_modifiers`, where r1 and r0 are linear in a few inputs and answer the causal question alone
+(`model/modifiers.py`).
 """
 
 from collections.abc import Sequence
@@ -31,6 +33,9 @@ from cmdcm.model.probability import (
 )
 from cmdcm.model.transition import transition_event, transition_heads, transition_losses
 
+TRANSITION = Head("transition", "delayed", "not_direct", estimator="entire_space")
+"""The delayed purchase among clicks without a direct one: a head, or the mixture of the arms."""
+
 
 class CMDCM(RankingModel):
     """The counterfactual multi-task delayed conversion model."""
@@ -44,11 +49,14 @@ class CMDCM(RankingModel):
             Head("propensity", "cart", "not_direct"),
             Head("cart_direct", "cart", "direct"),
         ]
-        if not self.config.transition:
-            return [*heads, Head("transition", "delayed", "not_direct", estimator="entire_space")]
         config = self.config
+        if not config.transition:
+            return [*heads, TRANSITION]
+        linear = bool(config.effect_modifiers)
+        if linear:
+            heads.append(TRANSITION)
         return heads + transition_heads(
-            config.estimator, config.transition_weight, config.cross_fit_folds
+            config.estimator, config.transition_weight, config.cross_fit_folds, linear
         )
 
     def calibrated_heads(self) -> Sequence[Head]:
@@ -60,7 +68,12 @@ class CMDCM(RankingModel):
         if not self.config.transition:
             return self.heads
         observed = [h for h in self.heads if h.name in ("direct", "propensity", "cart_direct")]
-        return [*observed, Head("transition", "delayed", "not_direct", estimator="entire_space")]
+        return [*observed, TRANSITION]
+
+    def served_heads(self) -> Sequence[Head]:
+        """All but the imputed outcomes and the nuisances of single folds."""
+        names = ("direct", "propensity", "cart_direct", "transition", "r1", "r0")
+        return [head for head in self.heads if head.name in names]
 
     def tasks(self, logits: Tensors) -> Tensors:
         """Adds the logit of the transition."""

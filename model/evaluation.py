@@ -6,7 +6,7 @@ is a JSON-ready dictionary (lists, dictionaries, strings, numbers, None) that `c
 renders; docs/evaluation.md describes its keys.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from cmdcm.model.causal.summary import (
     causal_summary,
     has_outputs,
 )
+from cmdcm.model.evaluation_notes import explanation, notes
 from cmdcm.model.multiplicity import adjusted
 from cmdcm.model.predictions import HEADS, UNCALIBRATED, check_predictions, slice_masks
 
@@ -36,8 +37,6 @@ HIGHER_IS_BETTER = ("auc", "pr_auc", "gauc")
 ORACLE, VANILLA = "oracle", "vanilla"
 """Names of the anchors of the relative improvement; the oracle does not compete for `best`."""
 
-FEW_POSITIVES = 100
-TOO_FEW_POSITIVES = 10
 _DELAY_HOURS = (0, 1 / 6, 1, 3, 6, 12, 24, 48, 72, 120, 168, 240, 336, 720)
 
 
@@ -94,12 +93,16 @@ def evaluate(
         "data": _data(clicks, boot.users),
         "model_names": list(predictions),
         "models": models,
-        "best": {head: _best(results, boot) for head, results in heads.items() if results},
+        "best": {
+            head: _best(results, boot, config.correction)
+            for head, results in heads.items()
+            if results
+        },
         "relative_improvement": _relative_improvement(heads["conversion"], boot),
         "slices_left_out": left_out,
         "conversion_delay": _delays(clicks),
     }
-    return {**evaluation, "notes": _notes(evaluation)}
+    return {**evaluation, "notes": notes(evaluation)}
 
 
 def save_evaluation(evaluation: Mapping[str, Any], path: Path) -> None:
@@ -143,7 +146,7 @@ def _head(
         return result, summary
 
     whole, summary = measured(None)
-    summary["explanation"] = _explanation(summary["rows"], summary["positives"])
+    summary["explanation"] = explanation(summary["rows"], summary["positives"])
     summary["calibration"] = calibration_curve(whole, boot)
     raw = f"{UNCALIBRATED}p_{head}"
     summary["uncalibrated"] = measured(None, raw)[1]["metrics"] if raw in frame.columns else None
@@ -162,32 +165,35 @@ def _differences(
         return {}
     entries = {
         name: {
-            metric: {
-                **boot.difference(result, results[baseline], metric).to_json(),
-                "p_value": boot.p_value(result, results[baseline], metric),
-            }
-            for metric in DIFFERENCES
+            metric: _difference(result, results[baseline], metric, boot) for metric in DIFFERENCES
         }
         for name, result in results.items()
         if name != baseline
     }
-    cells = [cell for metrics in entries.values() for cell in metrics.values()]
-    p_values = adjusted([cell["p_value"] for cell in cells], correction)
-    for cell, p_value in zip(cells, p_values, strict=True):
-        cell["adjusted_p_value"] = p_value
+    _correct([cell for metrics in entries.values() for cell in metrics.values()], correction)
     return entries
 
 
-def _explanation(rows: int, positives: int) -> str | None:
-    if positives and positives < rows:
-        return None
-    kind = "negative" if positives == 0 else "positive"
-    lost = "AUC, PR-AUC, GAUC, normalised entropy and PCOC" if positives == 0 else "AUC and GAUC"
-    return f"all {rows} rows are {kind}, so {lost} are not defined"
+def _difference(
+    of: Replicated, to: Replicated, metric: str, boot: UserBootstrap
+) -> dict[str, float | None]:
+    return {
+        **boot.difference(of, to, metric).to_json(),
+        "p_value": boot.p_value(of, to, metric),
+    }
 
 
-def _best(results: Mapping[str, Replicated], boot: UserBootstrap) -> dict[str, Any]:
-    """Returns, by metric, the best model and its paired difference to the runner-up."""
+def _correct(differences: Sequence[dict[str, float | None]], correction: str) -> None:
+    """Adds `adjusted_p_value`, corrected over all `differences`, to each."""
+    p_values = adjusted([difference["p_value"] for difference in differences], correction)
+    for difference, p_value in zip(differences, p_values, strict=True):
+        difference["adjusted_p_value"] = p_value
+
+
+def _best(
+    results: Mapping[str, Replicated], boot: UserBootstrap, correction: str
+) -> dict[str, Any]:
+    """Metric -> best model and its paired difference to the runner-up, corrected over metrics."""
     best: dict[str, Any] = {}
     for metric in DIFFERENCES:
         sign = -1 if metric in HIGHER_IS_BETTER else 1
@@ -199,13 +205,12 @@ def _best(results: Mapping[str, Replicated], boot: UserBootstrap) -> dict[str, A
         if len(ranked) < 2:
             continue
         (_, winner), (_, second) = ranked[:2]
-        difference = boot.difference(results[winner], results[second], metric)
         best[metric] = {
             "model": winner,
             "runner_up": second,
-            "difference": difference.to_json(),
-            "excludes_zero": difference.excludes_zero,
+            "difference": _difference(results[winner], results[second], metric, boot),
         }
+    _correct([entry["difference"] for entry in best.values()], correction)
     return best
 
 
@@ -273,47 +278,3 @@ def _delays(clicks: pl.DataFrame) -> dict[str, Any]:
         result[head] = np.bincount(index, minlength=len(_DELAY_HOURS)).tolist()
         result[f"{head}_median_hours"] = float(np.median(hours)) if len(hours) else None
     return result
-
-
-def _notes(evaluation: Mapping[str, Any]) -> list[str]:
-    """Says in plain sentences what a reader must know before believing a number."""
-    data, notes = evaluation["data"], []
-    for head, positives in data["positives"].items():
-        single = _explanation(data["rows"], positives)
-        if single:
-            notes.append(f"Head {head}: {single}.")
-        elif positives < FEW_POSITIVES:
-            doubt = " and cannot be relied on" if positives < TOO_FEW_POSITIVES else ""
-            notes.append(f"Head {head}: {positives} positives: intervals are wide{doubt}.")
-    if len(data["promotions"]) == 1:
-        notes.append(
-            f"All test clicks belong to one promotion ({data['promotions'][0]}): the intervals "
-            "show how results vary with the users drawn, not from promotion to promotion."
-        )
-    for head in HEADS:
-        off = [
-            f"{name} {'too high' if lower > 1 else 'too low'} ({estimate:.3f})"
-            for name, model in evaluation["models"].items()
-            if head in model["heads"]
-            for estimate, lower, upper in [model["heads"][head]["metrics"]["pcoc"].values()]
-            if lower is not None and not lower <= 1 <= upper
-        ]
-        if off:
-            notes.append(
-                f"Head {head}: predictions are off on the whole, the PCOC interval excludes 1: "
-                f"{', '.join(off)}."
-            )
-    improvement = evaluation["relative_improvement"]
-    if improvement and not improvement["gap_excludes_zero"]:
-        notes.append(
-            "The anchors vanilla and oracle do not differ clearly in conversion log loss: "
-            "relative improvements have no interval and should not be read."
-        )
-    left_out = {d: len(values) for d, values in evaluation["slices_left_out"].items() if values}
-    if left_out:
-        parts = ", ".join(f"{dimension}: {count}" for dimension, count in left_out.items())
-        notes.append(
-            f"{sum(left_out.values())} slices with fewer than "
-            f"{evaluation['settings']['min_slice_rows']} rows are left out ({parts})."
-        )
-    return notes

@@ -86,6 +86,8 @@ class Head:
         weight: Weight of its loss.
         estimator: How its loss is estimated, one of `ESTIMATORS`.
         left_out: A fold of users whose rows its loss leaves out, for cross-fitting; None for none.
+        linear: Whether its logit is linear in the effect modifiers (`model/modifiers.py`), instead
+            of a tower over the shared features.
     """
 
     name: str
@@ -94,6 +96,7 @@ class Head:
     weight: float = 1.0
     estimator: str = "bce"
     left_out: int | None = None
+    linear: bool = False
 
     def __post_init__(self) -> None:
         if self.space not in SPACES:

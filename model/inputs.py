@@ -20,7 +20,7 @@ LOG_SCALE = 0.25
 """Brings log1p of counts, ages and prices (0 to about 12) to the scale of embeddings."""
 
 
-def hash_ids(values: tf.Tensor, buckets: int) -> tf.Tensor:
+def hash_ids(values: tf.Tensor, buckets: int | tf.Tensor) -> tf.Tensor:
     """Hashes raw ids into [0, buckets).
 
     Strings go through FarmHash Fingerprint64 (`tf.strings.to_hash_bucket_fast`), integers through
@@ -28,7 +28,7 @@ def hash_ids(values: tf.Tensor, buckets: int) -> tf.Tensor:
 
     Args:
         values: Any shape, int64 or string.
-        buckets: Number of rows.
+        buckets: Number of rows; of integers also an int64 tensor that broadcasts with `values`.
 
     Returns:
         int64 of the same shape.
@@ -70,6 +70,34 @@ def feature_ids(feature: Feature, values: tf.Tensor) -> tf.Tensor:
     return tf.clip_by_value(values, 0, feature.buckets - 1)
 
 
+def number(encoding: str, values: tf.Tensor) -> tf.Tensor:
+    """Returns raw values of a numeric encoding, `log1p` or `raw`, as float32."""
+    numbers = tf.cast(values, tf.float32)
+    return LOG_SCALE * tf.math.log1p(tf.maximum(numbers, 0.0)) if encoding == "log1p" else numbers
+
+
+def log_lifts(
+    by_kind: tf.Tensor,
+    pairs: Sequence[tuple[int, int]],
+    log_strength: tf.Tensor,
+    prior_logit: tf.Tensor,
+) -> tf.Tensor:
+    """The formula of `SmoothedRates`: [..., kinds, windows] -> [..., pairs, windows].
+
+    Args:
+        by_kind: Counts.
+        pairs: Pairs of kinds.
+        log_strength: [..., pairs, 1], log of the strength of each pair.
+        prior_logit: [..., pairs, 1], logit of the prior mean of each pair.
+    """
+    by_kind = tf.maximum(by_kind, 0.0)  # a negative count, which is a fault, makes no NaN
+    before = tf.gather(by_kind, [a for a, _ in pairs], axis=-2)
+    after = tf.gather(by_kind, [b for _, b in pairs], axis=-2)
+    strength, prior = tf.exp(log_strength), tf.sigmoid(prior_logit)
+    lift = (after / prior + strength) / (before + strength)
+    return LOG_SCALE * tf.math.log(lift)
+
+
 class SmoothedRates(tf.keras.layers.Layer):
     """Log lift of a counter vector's conversion rates over a learned prior.
 
@@ -106,11 +134,8 @@ class SmoothedRates(tf.keras.layers.Layer):
     def call(self, counts: tf.Tensor) -> tf.Tensor:
         """See the class."""
         by_kind = tf.reshape(tf.cast(counts, tf.float32), [-1, self.kinds, self.windows])
-        before = tf.gather(by_kind, [a for a, _ in self.pairs], axis=1)
-        after = tf.gather(by_kind, [b for _, b in self.pairs], axis=1)
-        strength, prior = tf.exp(self.log_strength), tf.sigmoid(self.prior_logit)
-        lift = (after / prior + strength) / (before + strength)
-        return tf.reshape(LOG_SCALE * tf.math.log(lift), [-1, len(self.pairs) * self.windows])
+        lifts = log_lifts(by_kind, self.pairs, self.log_strength, self.prior_logit)
+        return tf.reshape(lifts, [-1, len(self.pairs) * self.windows])
 
     def get_config(self) -> dict[str, object]:
         """Returns the constructor's arguments."""
@@ -205,7 +230,7 @@ class InputEncoder(tf.keras.layers.Layer):
 
     def _numbers(self, values: Tensors, features: Sequence[Feature]) -> tf.Tensor:
         """The numeric features and the rates of one side, [batch, numbers], before scaling."""
-        numbers = [self._number(f, values[f.name]) for f in features if _is_number(f)]
+        numbers = [self._number(f, values[f.name]) for f in features if is_number(f)]
         numbers += [self.rates[f.name](values[f.name]) for f in features if f.name in self.rates]
         if not numbers:
             return tf.zeros([tf.shape(values[features[0].name])[0], 0])
@@ -247,17 +272,30 @@ class InputEncoder(tf.keras.layers.Layer):
         if not wanted:
             return {}
         ids = [feature_ids(f, v) + self.offsets[f.table] for f, v in wanted.values()]
-        embedded = tf.gather(self.table, tf.stack(ids))
+        embedded = self.gather(tf.stack(ids))
         return dict(zip(wanted, tf.unstack(embedded), strict=True))
 
+    def gather(self, rows: tf.Tensor) -> tf.Tensor:
+        """Returns the table's rows, [..., dim]."""
+        return tf.gather(self.table, rows)
+
     def _number(self, feature: Feature, values: tf.Tensor) -> tf.Tensor:
-        number = tf.cast(values, tf.float32)
-        if feature.encoding == "log1p":
-            number = LOG_SCALE * tf.math.log1p(tf.maximum(number, 0.0))
-        return number if feature.shape == "vector" else number[:, tf.newaxis]
+        numbers = number(feature.encoding, values)
+        return numbers if feature.shape == "vector" else numbers[:, tf.newaxis]
 
 
-def _is_number(feature: Feature) -> bool:
+def number_columns(features: Sequence[Feature]) -> dict[str, slice]:
+    """The columns of each numeric feature among `Encoded.numbers` of its side; rates come last."""
+    columns, start = {}, 0
+    for feature in features:
+        if is_number(feature):
+            columns[feature.name] = slice(start, start + feature.length)
+            start += feature.length
+    return columns
+
+
+def is_number(feature: Feature) -> bool:
+    """Returns whether a feature is one of the numbers of its side."""
     return feature.encoding in ("log1p", "raw") and not feature.sequence
 
 

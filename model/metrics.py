@@ -3,6 +3,9 @@
 A weight of k counts a row k times, in every metric. A metric that the rows do not define (AUC
 without a positive, PCOC without a conversion) is None, never NaN: the caller has to decide what to
 show. `docs/evaluation.md` says how to read each of them.
+
+These are the definitions, one metric at a time. `cmdcm.model.bootstrap` computes all of them in all
+replicates in one pass, and is tested against them.
 """
 
 from dataclasses import dataclass
@@ -71,7 +74,7 @@ def auc(
         >>> auc([0, 0, 1, 1], [0.1, 0.4, 0.4, 0.8])
         0.875
     """
-    y, s, w = _checked(labels, scores, weights)
+    y, s, w = checked(labels, scores, weights)
     within = _group_aucs(y, s, np.zeros(len(y), np.int8), w)
     return float(within.auc[0]) if len(within.auc) else None
 
@@ -91,7 +94,7 @@ def pr_auc(
         >>> pr_auc([0, 1, 1], [0.5, 0.5, 0.5])
         0.6666666666666666
     """
-    y, s, w = _checked(labels, scores, weights)
+    y, s, w = checked(labels, scores, weights)
     order = np.argsort(-s, kind="stable")
     y, s, w = y[order], s[order], w[order]
     starts = np.flatnonzero(np.r_[True, s[1:] != s[:-1]][: len(s)])
@@ -112,7 +115,7 @@ def group_aucs(
     weights: npt.ArrayLike | None = None,
 ) -> GroupAucs:
     """AUC of each group (say, each user) that holds both classes; the others are skipped."""
-    y, s, w = _checked(labels, scores, weights)
+    y, s, w = checked(labels, scores, weights)
     keys = np.asarray(groups)
     if keys.shape != y.shape:
         raise DataError(f"groups should have shape {y.shape}. Received: {keys.shape}")
@@ -152,7 +155,7 @@ def row_log_loss(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> Array:
     [1.2e-38, 1 - 6e-8]), where a rounded 0 or 1 stands for everything nearer to it: a confident
     wrong prediction costs up to 87, and nothing else is changed.
     """
-    y, p, _ = _checked(labels, probabilities, None)
+    y, p, _ = checked(labels, probabilities, None)
     if len(p) and not (p.min() >= 0 and p.max() <= 1):
         raise DataError(
             f"probabilities should lie in [0, 1]. Received: {p.min():.6g} to {p.max():.6g}"
@@ -172,7 +175,7 @@ def log_loss(
         >>> round(log_loss([0, 1], [0.5, 0.5]), 4)
         0.6931
     """
-    _, _, w = _checked(labels, probabilities, weights)
+    _, _, w = checked(labels, probabilities, weights)
     return _mean(row_log_loss(labels, probabilities), w)
 
 
@@ -184,7 +187,7 @@ def normalised_entropy(
     1 is the best constant prediction and 0 a perfect one, whatever the base rate; None when all
     rows are of one class.
     """
-    y, _, w = _checked(labels, probabilities, weights)
+    y, _, w = checked(labels, probabilities, weights)
     rate = _mean(y, w)
     if rate is None or not 0 < rate < 1:
         return None
@@ -204,7 +207,7 @@ def pcoc(
 
     1 is calibrated on the whole, above 1 predicts too much; None without a positive.
     """
-    y, p, w = _checked(labels, probabilities, weights)
+    y, p, w = checked(labels, probabilities, weights)
     positives = float(np.sum(w * y))
     return float(np.sum(w * p)) / positives if positives > 0 else None
 
@@ -221,7 +224,7 @@ def equal_mass_bins(
         [rows] bin of each row, 0 (lowest predictions) to one less than the bins that are used.
     """
     p = np.asarray(probabilities, np.float64)
-    _, p, w = _checked(np.zeros(p.shape), p, weights)
+    _, p, w = checked(np.zeros(p.shape), p, weights)
     values, inverse = np.unique(p, return_inverse=True)
     mass = np.bincount(inverse, weights=w, minlength=len(values))
     middle = np.cumsum(mass) - mass / 2
@@ -241,7 +244,7 @@ def calibration_bins(
     weights: npt.ArrayLike | None = None,
 ) -> CalibrationBins:
     """Mean prediction and observed rate in equal-mass bins: the calibration curve."""
-    y, p, w = _checked(labels, probabilities, weights)
+    y, p, w = checked(labels, probabilities, weights)
     index = equal_mass_bins(p, bins, w)
     count = int(index.max()) + 1 if len(index) else 0
     mass, predicted, observed = (
@@ -315,9 +318,15 @@ def _mean(values: Array, weights: Array) -> float | None:
     return float(np.sum(weights * values) / total) if total > 0 else None
 
 
-def _checked(
+def checked(
     labels: npt.ArrayLike, scores: npt.ArrayLike, weights: npt.ArrayLike | None
 ) -> tuple[Array, Array, Array]:
+    """Returns labels, scores and weights as float64; the checks that all metrics share.
+
+    Raises:
+        DataError: Lengths differ, a label is not 0 or 1, a score is not finite, or a weight is
+            negative.
+    """
     y, s = np.asarray(labels, np.float64), np.asarray(scores, np.float64)
     w = np.ones(y.shape) if weights is None else np.asarray(weights, np.float64)
     if y.ndim != 1 or s.shape != y.shape or w.shape != y.shape:

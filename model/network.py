@@ -8,6 +8,9 @@
                                      |
                       one tower a head, scaled by the gate
 
+With effect modifiers (`model/modifiers.py`) two heads by-pass the trunk: they are linear in a few
+of the encoded numbers.
+
 Everything of the user is computed once a request: his batch is 1 or that of the candidates.
 """
 
@@ -21,14 +24,22 @@ from cmdcm.core.config import ModelConfig
 from cmdcm.features.spec import FeatureSpec
 from cmdcm.model.gating import PersonalisedGate
 from cmdcm.model.inputs import InputEncoder, Tensors
+from cmdcm.model.modifiers import find_modifiers
 from cmdcm.model.sequences import TargetAttention, masked_mean
 
 
 class Shared(NamedTuple):
-    """Output of the trunk: shared features [N, s] and the user's behaviour prior [N, p]."""
+    """What the heads read.
+
+    Attributes:
+        features: Shared features, [N, s].
+        prior: The user's behaviour prior, [N, p].
+        modifiers: The effect modifiers, [N, m]; m is 0 without any.
+    """
 
     features: tf.Tensor
     prior: tf.Tensor
+    modifiers: tf.Tensor
 
 
 class Trunk(tf.keras.layers.Layer):
@@ -54,6 +65,7 @@ class Trunk(tf.keras.layers.Layer):
             else None
         )
         self.mlp = tfrs.layers.blocks.MLP(list(config.trunk_units), final_activation="relu")
+        self.modifiers = find_modifiers(spec, config.effect_modifiers)
 
     def call(self, user: Tensors, candidates: Tensors) -> Shared:
         """Computes the shared features of N candidates of one user or of N users."""
@@ -77,7 +89,12 @@ class Trunk(tf.keras.layers.Layer):
         )
         if self.cross is not None:
             x = self.cross(x)
-        return Shared(self.mlp(x), match_rows(prior, rows))
+        modifiers = [match_rows(m.of(of_user, of_candidate), rows) for m in self.modifiers]
+        return Shared(
+            self.mlp(x),
+            match_rows(prior, rows),
+            tf.concat([tf.zeros([rows, 0]), *modifiers], axis=-1),
+        )
 
 
 class Tower(tf.keras.layers.Layer):
@@ -99,6 +116,18 @@ class Tower(tf.keras.layers.Layer):
             if self.gates:
                 x *= self.gates[n](shared.prior, shared.features)
         return tf.squeeze(self.logit(x), axis=-1)
+
+
+class LinearTower(tf.keras.layers.Layer):
+    """Effect modifiers -> one logit, linear; its risk is convex, so it may start at zero."""
+
+    def __init__(self, **kwargs: object):
+        super().__init__(**kwargs)
+        self.logit = tf.keras.layers.Dense(1, kernel_initializer="zeros")
+
+    def call(self, shared: Shared) -> tf.Tensor:
+        """Returns the logit, [N]."""
+        return tf.squeeze(self.logit(shared.modifiers), axis=-1)
 
 
 def match_rows(user: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:

@@ -2,7 +2,8 @@
 
 One row is one click of the test split. Every frame has the columns `COLUMNS`:
 
-    user_id, item_id        keys of any one type
+    user_id                 int64 or string
+    item_id                 key of any one type
     click_time_ms           int64, UTC
     day                     date of the click in the calendar's time zone
     promotion               name of the promotion whose window the click falls into

@@ -45,6 +45,33 @@ class TargetAttention(tf.keras.layers.Layer):
         weights = masked_softmax(tf.squeeze(self.score(hidden), axis=-1), mask)
         return tf.reduce_sum(weights[:, :, tf.newaxis] * keys, axis=1)
 
+    def of_one_user(
+        self, query: tf.Tensor, keys: tf.Tensor, ages: tf.Tensor, true: tf.Tensor
+    ) -> tf.Tensor:
+        """The same for one user without his padding: one matmul for all candidates.
+
+        Q q + P (q * k) = (Q + P diag(k)) q, whose kernel is made once for each position.
+
+        Args:
+            query: The candidates, [N, d].
+            keys: The true positions of the history, [l, d]; zeros at any other.
+            ages: Their age buckets, [l].
+            true: 1 at true positions, 0 at others, [l, 1].
+        """
+        d = query.shape[-1]
+        kernel = tf.transpose(keys)[:, :, tf.newaxis] * self.product.kernel[:, tf.newaxis, :]
+        kernel += self.query.kernel[:, tf.newaxis, :]
+        history = keys @ self.key.kernel + tf.gather(self.age.kernel, ages) + self.age.bias
+        hidden = tf.nn.relu(
+            tf.nn.bias_add(query @ tf.reshape(kernel, [d, -1]), tf.reshape(history, [-1]))
+        )
+        scores = tf.reshape(hidden, [-1, self.units]) @ self.score.kernel
+        scores = tf.reshape(scores, [tf.shape(query)[0], tf.shape(keys)[0]])
+        # Sum and weighted sum in one matmul; a softmax of so few columns costs more by itself.
+        weights = tf.exp(scores - tf.reduce_max(scores, axis=1, keepdims=True))
+        sums = weights @ tf.concat([keys, true], axis=1)
+        return tf.math.divide_no_nan(sums[:, :-1], sums[:, -1:])
+
     def get_config(self) -> dict[str, object]:
         """Returns the constructor's arguments."""
         return {**super().get_config(), "units": self.units}

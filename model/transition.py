@@ -54,15 +54,21 @@ IMPUTED = {space: f"i{arm}" for arm, space in ARMS.items()}
 """The imputed outcome of each task space."""
 
 
-def transition_heads(estimator: str, weight: float, folds: int = 1) -> list[Head]:
+def transition_heads(
+    estimator: str, weight: float, folds: int = 1, linear: bool = False
+) -> list[Head]:
     """The outcome heads `r1`, `r0` and, for `dr`, the imputed outcomes `i1`, `i0`.
 
     Args:
         estimator: One of `ARM_ESTIMATORS`.
         weight: Weight of each risk in the total.
         folds: With K > 1, of `dr`, K sets of nuisances; they share the weight of one.
+        linear: Whether `r1` and `r0` are linear in the effect modifiers (`model/modifiers.py`).
     """
-    heads = [Head(f"r{arm}", "delayed", space, weight, estimator) for arm, space in ARMS.items()]
+    heads = [
+        Head(f"r{arm}", "delayed", space, weight, estimator, linear=linear)
+        for arm, space in ARMS.items()
+    ]
     if estimator != "dr":
         return heads
     if folds == 1:

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cmdcm.core.config import SimulateConfig
-from cmdcm.datasets.events import EVENT_KINDS, TIME_TYPE, event_schema
+from cmdcm.datasets.events import COLUMNS, EVENT_KINDS, TIME_TYPE, event_schema
 from cmdcm.datasets.log import kind_array
 from cmdcm.datasets.simulation import Bools, Floats, Ints
 from cmdcm.datasets.simulation.delays import CART, REFUND, REPEAT, RETURN, SIGN, Delay
@@ -17,18 +17,7 @@ from cmdcm.datasets.simulation.population import Items, Users
 from cmdcm.datasets.simulation.timeline import Timeline
 from cmdcm.datasets.simulation.visits import Visits
 
-EVENT_COLUMNS = (
-    "user_id",
-    "item_id",
-    "kind",
-    "timestamp",
-    "category_id",
-    "seller_id",
-    "brand_id",
-    "price",
-    "quantity",
-    "detail",
-)
+EVENT_COLUMNS = COLUMNS[: COLUMNS.index("session_id")]
 REQUEST_COLUMNS = ("request_id", "position")
 """Columns of logs with impressions; set on impressions and on the clicks that they got."""
 MICRO_BEHAVIOURS = ("reviews", "size_chart", "images", "service_chat")

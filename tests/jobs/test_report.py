@@ -118,12 +118,13 @@ def test_every_slice_is_in_a_table(page, arguments):
                 assert " ".join(shown(entry["metrics"]["auc"], "auc")).strip() in cells
 
 
-def test_best_is_marked_only_where_the_interval_excludes_zero(small):
+def test_best_is_marked_only_where_the_corrected_p_value_is_small(small):
     evaluation = copy.deepcopy(small["evaluation"])
     heads = evaluation["best"]
     for best in heads.values():
         for entry in best.values():
-            entry["excludes_zero"] = False
+            # The interval excludes zero: it is uncorrected and does not count.
+            entry["difference"].update(lower=1.0, upper=2.0, p_value=0.04, adjusted_p_value=0.06)
 
     def marked():
         shown = Page(render(**{**small, "evaluation": evaluation}))
@@ -137,7 +138,9 @@ def test_best_is_marked_only_where_the_interval_excludes_zero(small):
         ]
 
     assert marked() == []
-    heads["conversion"]["auc"].update(model="esmm", excludes_zero=True)
+    heads["conversion"]["log_loss"]["difference"]["adjusted_p_value"] = None
+    heads["conversion"]["auc"]["model"] = "esmm"
+    heads["conversion"]["auc"]["difference"]["adjusted_p_value"] = 0.049
     assert marked() == [("conversion", "esmm", "AUC")]
 
 

@@ -45,6 +45,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "cmdcm-cross-fit": {"estimator": "dr", "cross_fit_folds": 2},
     "cmdcm-no-gate": {"gate": False},
     "cmdcm-no-transition": {"transition": False},
+    "cmdcm-modifiers": {"effect_modifiers": ("price", "user_counts", "hours_to_promotion")},
 }
 """Every model and every setting of CM-DCM that changes its network or its loss."""
 

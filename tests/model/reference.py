@@ -124,7 +124,9 @@ def arm_risk(
     )
 
 
-def heads(name: str, transition: bool, estimator: str, folds: int = 1) -> Sequence[str]:
+def heads(
+    name: str, transition: bool, estimator: str, folds: int = 1, modifiers: Sequence[str] = ()
+) -> Sequence[str]:
     """Names of a model's logits, with `folds` sets of nuisances."""
     if name != "cmdcm":
         return HEADS[name]
@@ -133,11 +135,12 @@ def heads(name: str, transition: bool, estimator: str, folds: int = 1) -> Sequen
     imputation = ["i1", "i0"] if estimator == "dr" else []
     if folds > 1:
         imputation = [f"{n}_{k}" for k in range(folds) for n in ("propensity", "i1", "i0")]
-    return ["direct", "propensity", "cart_direct", "r1", "r0", *imputation]
+    prediction = ["transition"] if modifiers else []
+    return ["direct", "propensity", "cart_direct", *prediction, "r1", "r0", *imputation]
 
 
 def predictions(name: str, transition: bool, logits: Arrays) -> dict[str, Array]:
-    """Named outputs of a model."""
+    """Named outputs of a model; with effect modifiers `transition` is there beside the arms."""
     p = {head: sigmoid(z) for head, z in logits.items()}
     if name in ("vanilla", "single_task"):
         return {"p_conversion": p["conversion"]}
@@ -150,7 +153,8 @@ def predictions(name: str, transition: bool, logits: Arrays) -> dict[str, Array]
         outputs["p_cart"] = p["direct"] * p["cart_direct"] + not_direct * p["propensity"]
         if transition:
             e, r1, r0 = p["propensity"], p["r1"], p["r0"]
-            outputs["p_delayed"] = not_direct * (e * r1 + (1 - e) * r0)
+            mixture = e * r1 + (1 - e) * r0
+            outputs["p_delayed"] = not_direct * p.get("transition", mixture)
             outputs |= {"cart_effect": r1 - r0, "propensity": e, "r1": r1, "r0": r0}
         else:
             outputs["p_delayed"] = not_direct * p["transition"]

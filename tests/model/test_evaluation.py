@@ -195,12 +195,31 @@ def test_best_names_the_runner_up_and_leaves_the_oracle_out():
     frames["cmdcm"] = frames["oracle"]
     best = evaluate(frames, CONFIG, 1)["best"]["conversion"]["log_loss"]
     assert (best["model"], best["runner_up"]) == ("cmdcm", "vanilla")
-    assert best["excludes_zero"]
     assert best["difference"]["upper"] < 0
+    assert best["difference"]["adjusted_p_value"] < 0.05
     frames["esmm"] = frames["cmdcm"]
     tie = evaluate(frames, CONFIG, 1)["best"]["conversion"]["auc"]
     assert {tie["model"], tie["runner_up"]} == {"cmdcm", "esmm"}
-    assert not tie["excludes_zero"]
+    assert tie["difference"]["adjusted_p_value"] == 1
+
+
+@pytest.mark.parametrize("correction", ["holm", "benjamini_hochberg", "none"])
+def test_best_is_corrected_over_the_metrics_of_its_head(correction):
+    config = CONFIG.model_copy(update={"correction": correction})
+    frames = predictions(rows=600)
+    evaluation = evaluate(frames, config, 1, "esmm")
+    best = evaluation["best"]["conversion"]
+    assert set(best) == set(DIFFERENCES)
+    cells = [entry["difference"] for entry in best.values()]
+    p = [cell["p_value"] for cell in cells]
+    assert [cell["adjusted_p_value"] for cell in cells] == adjusted(p, correction)
+    heads = {name: model["heads"]["conversion"] for name, model in evaluation["models"].items()}
+    for metric, entry in best.items():
+        pair = {entry["model"], entry["runner_up"]}
+        if "esmm" in pair:
+            (other,) = pair - {"esmm"}
+            expected = heads[other]["differences"][metric]["p_value"]
+            assert entry["difference"]["p_value"] == pytest.approx(expected)
 
 
 def test_relative_improvement_is_a_share_of_the_gap_between_its_anchors():

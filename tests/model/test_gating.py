@@ -77,7 +77,7 @@ def test_sizes_should_be_positive(outputs, units):
 def test_a_gated_tower_against_numpy():
     tf.keras.utils.set_random_seed(1)
     tower = Tower([5, 4], gate_units=3)
-    shared = Shared(tf.constant(SHARED), tf.constant(PRIOR))
+    shared = Shared(tf.constant(SHARED), tf.constant(PRIOR), tf.zeros([8, 0]))
     tower(shared)
     for gate in tower.gates:
         gate.scale.kernel.assign(RANDOM.normal(0, 1, gate.scale.kernel.shape))

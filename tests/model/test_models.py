@@ -41,6 +41,7 @@ every_network = pytest.mark.parametrize(
         "cmdcm-cross-fit",
         "cmdcm-no-gate",
         "cmdcm-no-transition",
+        "cmdcm-modifiers",
     ],
 )
 """The variants whose networks differ; the others differ in their loss alone."""
@@ -79,9 +80,14 @@ def folds(variant: str) -> int:
     return TINY.model_copy(update=VARIANTS[variant]).cross_fit_folds
 
 
+def heads(variant: str) -> list[str]:
+    modifiers = VARIANTS[variant].get("effect_modifiers", ())
+    return list(reference.heads(*settings(variant), folds(variant), modifiers))
+
+
 def random_logits(variant: str, scale: float, rows: int = 200) -> dict[str, np.ndarray]:
     random = np.random.default_rng(0)
-    names = reference.heads(*settings(variant), folds(variant))
+    names = heads(variant)
     return {name: random.normal(0, scale, rows).astype(np.float32) for name in names}
 
 
@@ -103,7 +109,7 @@ def test_every_configurable_model_is_registered_and_tested():
 
 @every_variant
 def test_logits_are_one_a_head_and_row(variant):
-    names = reference.heads(*settings(variant), folds(variant))
+    names = heads(variant)
     assert set(logits_of(variant)) == set(names)
     assert [head.name for head in built(variant).heads] == names
     for z in logits_of(variant).values():
@@ -364,10 +370,12 @@ def test_towers_differ_from_the_start():
             assert np.abs(kernel - other).max() > 0
 
 
-@pytest.mark.parametrize("variant", ["single_task", "esmm", "cmdcm-dr", "cmdcm-no-transition"])
+@pytest.mark.parametrize(
+    "variant", ["single_task", "esmm", "cmdcm-dr", "cmdcm-no-transition", "cmdcm-modifiers"]
+)
 def test_save_and_load(variant, tmp_path):
     path = tf.train.Checkpoint(model=built(variant)).write(str(tmp_path / "weights"))
-    loaded = shake(tiny_model(SPEC, seed=8, **VARIANTS[variant]))
+    loaded = shake(tiny_model(SPEC, seed=8, **VARIANTS[variant]), seed=8)
     for name, z in loaded(BATCH).items():
         assert np.abs(z - logits_of(variant)[name]).max() > 0  # another seed, another model
     tf.train.Checkpoint(model=loaded).read(path).assert_existing_objects_matched()

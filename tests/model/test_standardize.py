@@ -124,7 +124,9 @@ def test_constant_features_stay_finite():
 # In the model
 
 
-@pytest.mark.parametrize("variant", ["vanilla", "esmm", "cmdcm-dr", "cmdcm-no-transition"])
+@pytest.mark.parametrize(
+    "variant", ["vanilla", "esmm", "cmdcm-dr", "cmdcm-no-transition", "cmdcm-modifiers"]
+)
 def test_output_biases_are_the_log_odds_of_the_smoothed_rates(variant):
     direct, cart, delayed = (TRUTH[name] for name in ("direct", "cart", "delayed"))
     spaces = {
