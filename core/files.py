@@ -153,6 +153,23 @@ def publish_directory(staging: Path, target: Path) -> None:
     _sync(target.parent)
 
 
+def rename_new(staging: Path, target: Path) -> bool:
+    """Flushes a complete directory to disk and renames it to `target`, unless something is there.
+
+    Returns:
+        Whether it was renamed; an empty directory of that name is replaced.
+    """
+    _sync_tree(staging)
+    try:
+        staging.rename(target)
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            return False
+        raise
+    _sync(target.parent)
+    return True
+
+
 @contextlib.contextmanager
 def staged_file(target: Path) -> Iterator[Path]:
     """Yields a path to write; it replaces `target` when the block ends without an error."""

@@ -59,4 +59,4 @@ def write_warmup(
                 request.inputs[name].CopyFrom(tf.make_tensor_proto(value))
             log = prediction_log_pb2.PredictionLog()
             log.predict_log.request.CopyFrom(request)
-            writer.write(log.SerializeToString())
+            writer.write(log.SerializeToString(deterministic=True))

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from cmdcm.core.config import Config
 from cmdcm.core.files import read_json
+from cmdcm.core.locations import location
 from cmdcm.export.publish import export_model
 from cmdcm.features.dataset import ExampleSet
 from cmdcm.model.training import load_model
@@ -20,8 +21,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--examples", type=Path, required=True, help="examples that give the warm-up requests"
     )
-    parser.add_argument("--output", type=Path, required=True, help="base path of the served model")
-    parser.add_argument("--evaluation", type=Path, help="evaluation directory to keep beside it")
+    parser.add_argument(
+        "--output",
+        type=location,
+        required=True,
+        help="base path of the served model: a directory or a URL, as s3://bucket/models/cmdcm",
+    )
+    parser.add_argument(
+        "--evaluation", type=Path, help="evaluation to keep beside it, and for its model card"
+    )
 
 
 def run(args: argparse.Namespace, config: Config) -> int:
@@ -30,13 +38,11 @@ def run(args: argparse.Namespace, config: Config) -> int:
     config = config.model_copy(
         update={n: getattr(trained, n) for n in ("model", "training", "calibration")}
     )
-    metrics = (
+    evaluation = (
         read_json(args.evaluation / "evaluation.json", "evaluation") if args.evaluation else None
     )
     data = ExampleSet.open(args.examples, trained.split)
-    version = export_model(
-        load_model(args.model), args.output, config, data.files("validation"), metrics
-    )
+    version = export_model(load_model(args.model), args.output, config, data, evaluation)
     print(f"version {version.number} of {config.export.name} in {version.path}")
     print(f"largest difference to the model in memory: {version.largest_difference:.2g}")
     return 0

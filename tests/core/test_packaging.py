@@ -26,6 +26,9 @@ def run(*command: str | Path, **environment: str) -> str:
     return done.stdout
 
 
+DATA = ("core/presets/*", "export/templates/*", "jobs/templates/*", "jobs/bench/plans/*")
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
     """A wheel, built from a copy because setuptools leaves its traces in the source folder."""
@@ -46,11 +49,7 @@ def test_wheel_holds_the_stages_with_their_data_and_nothing_else(wheel):
     assert {name.parts[0] for name in names - metadata} == {"cmdcm"}
 
     modules = [m.path for m in read_modules(ROOT).values() if m.path.parts[0] in STAGES]
-    data = [
-        path.relative_to(ROOT)
-        for pattern in ("core/presets/*", "jobs/templates/*")
-        for path in ROOT.glob(pattern)
-    ]
+    data = [path.relative_to(ROOT) for pattern in DATA for path in ROOT.glob(pattern)]
     assert any(path.suffix == ".toml" for path in data)
     expected = {PurePosixPath("cmdcm", path) for path in [*modules, *data]}
     expected |= {PurePosixPath("cmdcm/__init__.py"), PurePosixPath("cmdcm/py.typed")}

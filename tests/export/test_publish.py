@@ -1,15 +1,24 @@
 """Exports from outside: load the SavedModel back, read its files, break it."""
 
+import itertools
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow_serving.apis import prediction_log_pb2
 
 from cmdcm.core.config import Config
 from cmdcm.core.errors import ExportError
-from cmdcm.core.files import verify_manifest
+from cmdcm.core.files import read_manifest, verify_manifest
+from cmdcm.core.locations import location
 from cmdcm.export import publish
-from cmdcm.export.publish import export_model, versions
+from cmdcm.export.model_card import model_card
+from cmdcm.export.publish import export_model
+from cmdcm.export.saved_model import save_model
+from cmdcm.export.versions import versions
 from cmdcm.export.warmup import WARMUP_FILE
 from cmdcm.features.dataset import ExampleSet
 from cmdcm.features.input import examples, parse_examples
@@ -17,7 +26,7 @@ from cmdcm.features.spec import FeatureSpec
 from cmdcm.features.tfrecord import read_records
 from cmdcm.model.base import OUTPUTS
 from cmdcm.model.calibration import Calibration, HeadCalibration, Map, slice_count
-from cmdcm.model.training import build_model
+from cmdcm.model.training import MODEL, build_model, load_model, train
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +49,7 @@ def model_of(data: ExampleSet, config: Config, name: str):
 def exported(data, small_world, tmp_path_factory):
     base = tmp_path_factory.mktemp("serving") / "cmdcm"
     model, config = model_of(data, small_world.config, "cmdcm")
-    version = export_model(model, base, config, data.files("validation"), {"auc": 0.7})
+    version = export_model(model, base, config, data, {"models": {}, "auc": 0.7})
     return model, version
 
 
@@ -50,7 +59,7 @@ def test_an_export_carries_all_that_a_server_and_a_person_need(exported, data):
     extra = version.path / "assets.extra"
     assert FeatureSpec.load(extra / "feature_spec.json") == data.spec
     assert Config.load(extra / "config.json").model.name == "cmdcm"
-    assert (extra / "metrics.json").read_text().strip() == '{\n  "auc": 0.7\n}'
+    assert (extra / "metrics.json").read_text().strip() == '{\n  "auc": 0.7,\n  "models": {}\n}'
     logs = [
         prediction_log_pb2.PredictionLog.FromString(record)
         for record in read_records(version.path / WARMUP_FILE)
@@ -64,18 +73,24 @@ def test_an_export_carries_all_that_a_server_and_a_person_need(exported, data):
     assert {log.predict_log.request.model_spec.name for log in logs} == {"cmdcm"}
 
 
-def test_no_optimizer_metric_or_training_state_is_exported(exported):
+def test_weights_above_the_threshold_alone_stay_variables(exported, small_world, tmp_path):
     model, version = exported
-    names = [name for name, _ in tf.train.list_variables(str(version.path / "variables/variables"))]
-    saved = [n for n in names if n.endswith("VARIABLE_VALUE")]
-    # Only the two sides' scales, a mean and a deviation each, are weights that are not trained.
-    assert len(saved) == len(model.trainable_weights) + 4
+    # The small world's table is below it: all is constant.
+    assert list((version.path / "variables").iterdir()) == []
+    settings = small_world.config.export.model_copy(update={"constant_bytes": 1000})
+    before = {id(v): v.numpy() for v in model.weights}
+    save_model(model, tmp_path, settings)
+    saved = dict(tf.train.list_variables(str(tmp_path / "variables/variables")))
+    large = [v.shape.as_list() for v in model.weights if 4 * v.shape.num_elements() > 1000]
+    assert sorted(saved.values()) == sorted(large) and len(large) < len(model.weights)
+    assert {id(v) for v in model.weights} == set(before)  # the model is as it was
+    assert all(np.array_equal(v.numpy(), before[id(v)]) for v in model.weights)
 
 
 @pytest.mark.parametrize("name", ["cmdcm", "esmm", "single_task", "vanilla"])
 def test_both_signatures_equal_the_model_for_one_and_for_many(data, small_world, tmp_path, name):
     model, config = model_of(data, small_world.config, name)
-    version = export_model(model, tmp_path, config, data.files("validation"))
+    version = export_model(model, tmp_path, config, data)
     loaded = tf.saved_model.load(str(version.path))
     shard = data.files("test")[0]
     (batch,) = examples([shard], data.spec, batch_size=7).take(1)
@@ -108,8 +123,8 @@ def test_a_calibrated_model_is_served_calibrated(data, small_world, tmp_path):
     heads = {each.name: head for each in model.calibrated_heads()}
     calibration = Calibration("isotonic", ("a", "b"), heads)
     model.calibrate(calibration)
-    version = export_model(model, tmp_path / "cmdcm", config, data.files("validation"))
-    stored = Calibration.load(version.path / "assets.extra" / "calibration.json")
+    version = export_model(model, tmp_path / "cmdcm", config, data)
+    stored = Calibration.load(tmp_path / "cmdcm" / "1" / "assets.extra" / "calibration.json")
     assert stored == calibration
     loaded = tf.saved_model.load(str(version.path))
     records = list(read_records(data.files("test")[0]))[:3]
@@ -127,13 +142,46 @@ def test_a_calibrated_model_is_served_calibrated(data, small_world, tmp_path):
             assert np.abs(values - raw[output]).min() > 0.005
 
 
+def test_effect_modifiers_from_training_to_the_server(data, small_world, tmp_path):
+    names = ("price", "user_counts", "hours_to_promotion")
+    config = small_world.config
+    sections = {"model": {"effect_modifiers": names}, "calibration": {"min_positives": 5}}
+    config = config.model_copy(
+        update={n: getattr(config, n).model_copy(update=s) for n, s in sections.items()}
+    )
+    trained = train(data, tmp_path / "run", config, progress=False)
+    model = load_model(tmp_path / "run" / MODEL)
+    assert model.calibration is not None
+    assert model.calibration == trained.calibration
+    assert "transition" in model.calibration.heads
+    version = export_model(model, tmp_path / "cmdcm", config, data)
+    signatures = tf.saved_model.load(str(version.path)).signatures
+    records = list(read_records(data.files("test")[0]))[:7]
+    features = parse_examples(tf.constant(records), data.spec.inputs)
+    expected = trained.scores(trained(features), features)
+    assert {"cart_effect", "propensity", "r1", "r0"} <= set(expected)
+    assert np.std(expected["cart_effect"]) > 0
+    for name, values in model.scores(model(features), features).items():
+        np.testing.assert_array_equal(values, expected[name], err_msg=name)
+    all_at_once = signatures["serving_default"](examples=tf.constant(records))
+    assert set(all_at_once) == set(OUTPUTS)
+    for row, record in enumerate(records):
+        alone = signatures["serving_default"](examples=tf.constant([record]))
+        of_row = {f.name: features[f.name][row : row + 1] for f in data.spec.inputs}
+        candidate = signatures["score_candidates"](**of_row)
+        for name, values in expected.items():
+            if name in OUTPUTS:
+                for got in (all_at_once[name][row : row + 1], alone[name], candidate[name]):
+                    np.testing.assert_allclose(got, values[row : row + 1], atol=1e-6, err_msg=name)
+
+
 def test_versions_count_up_and_ignore_what_is_no_version(exported, data, small_world, tmp_path):
     model, _ = exported
     (tmp_path / "00000041").mkdir()
     (tmp_path / ".77.staging-1").mkdir()
     (tmp_path / "notes").mkdir()
     config = small_world.config
-    assert export_model(model, tmp_path, config, data.files("validation")).number == 42
+    assert export_model(model, tmp_path, config, data).number == 42
     assert versions(tmp_path) == [41, 42]
 
 
@@ -147,6 +195,131 @@ def test_an_export_that_scores_differently_is_never_published(
         return {name: value + 1e-3 for name, value in original(*args).items()}
 
     monkeypatch.setattr(publish, "served_scores", wrong)
-    with pytest.raises(ExportError, match=r"differ by 0\.001"):
-        export_model(model, tmp_path, small_world.config, data.files("validation"))
+    with pytest.raises(ExportError, match=r"differs by 0\.001 .* not published"):
+        export_model(model, tmp_path, small_world.config, data)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_export_that_no_fresh_process_can_load_is_never_published(
+    exported, data, small_world, tmp_path, monkeypatch
+):
+    model, _ = exported
+    original = publish.write_manifest
+
+    def then_damaged(directory, description):
+        original(directory, description)
+        (directory / "saved_model.pb").write_bytes(b"cut")
+
+    monkeypatch.setattr(publish, "write_manifest", then_damaged)
+    with pytest.raises(ExportError, match=r"fresh process.*saved_model\.pb: SHA-256 differs"):
+        export_model(model, tmp_path, small_world.config, data)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_classify_and_regress_answer_what_serving_default_does(exported, data):
+    _, version = exported
+    loaded = tf.saved_model.load(str(version.path))
+    records = tf.constant(list(read_records(data.files("test")[0]))[:3])
+    scores = loaded.signatures["serving_default"](examples=records)
+    regressed = loaded.signatures["regress"](inputs=records)
+    classified = loaded.signatures["classify"](inputs=records)
+    np.testing.assert_array_equal(regressed["outputs"], scores["p_conversion"])
+    names = ["p_direct", "p_cart", "p_delayed", "p_conversion"]
+    assert classified["classes"].numpy().astype(str).tolist() == [names] * 3
+    for n, name in enumerate(names):
+        np.testing.assert_array_equal(classified["scores"][:, n], scores[name])
+
+
+def test_signatures_have_the_methods_and_the_one_input_that_multi_inference_asks_for(exported):
+    _, version = exported
+    pb = saved_model_pb2.SavedModel.FromString((version.path / "saved_model.pb").read_bytes())
+    (graph,) = pb.meta_graphs
+    methods = {name: s.method_name for name, s in graph.signature_def.items()}
+    assert methods == {
+        "serving_default": "tensorflow/serving/predict",
+        "score_candidates": "tensorflow/serving/predict",
+        "classify": "tensorflow/serving/classify",
+        "regress": "tensorflow/serving/regress",
+    }
+    assert len({graph.signature_def[n].inputs["inputs"].name for n in ("classify", "regress")}) == 1
+    assert not graph.graph_def.library.function
+    assert {n.op for n in graph.graph_def.node}.isdisjoint({"AssignAddVariableOp", "If", "While"})
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
+def test_a_table_of_another_type_is_measured_and_gated(
+    exported, data, small_world, tmp_path, dtype
+):
+    model, _ = exported
+
+    def with_loss(limit):
+        update = {"table_dtype": dtype, "max_table_loss": limit, "constant_bytes": 0}
+        export = small_world.config.export.model_copy(update=update)
+        return small_world.config.model_copy(update={"export": export})
+
+    small = export_model(model, tmp_path / "a", with_loss(0.5), data)
+    stored = tf.train.list_variables(str(small.path / "variables/variables"))
+    assert [model.trunk.encoder.rows, model.config.embedding_dim] in [s for _, s in stored]
+    reader = tf.train.load_checkpoint(str(small.path / "variables/variables"))
+    assert tf.as_dtype(dtype) in reader.get_variable_to_dtype_map().values()
+    differences = read_manifest(small.path, "export")["largest_differences"]
+    assert 1e-6 < differences["p_conversion"] < 0.1
+    with pytest.raises(ExportError, match=r"p_conversion differs by .* more than 1e-07"):
+        export_model(model, tmp_path / "b", with_loss(1e-7), data)
+    assert versions(tmp_path / "b") == []
+
+
+def test_two_exports_of_one_model_in_two_processes_are_equal(exported, data, small_world, tmp_path):
+    model, version = exported
+    model.checkpoint().write(str(tmp_path / "weights"))
+    script = (
+        "import sys, tensorflow as tf\n"
+        "from pathlib import Path\n"
+        "from cmdcm.core.config import Config\n"
+        "from cmdcm.export.publish import export_model\n"
+        "from cmdcm.features.dataset import ExampleSet\n"
+        "from cmdcm.model.training import build_model\n"
+        "config = Config.load(Path(sys.argv[1]))\n"
+        "data = ExampleSet.open(Path(sys.argv[2]), config.split)\n"
+        "tf.function(lambda x: x + 1)(tf.constant(1))  # other numbers of functions and tensors\n"
+        "model = build_model(data, config)\n"
+        "model.checkpoint().read(sys.argv[3]).assert_consumed()\n"
+        "evaluation = {'models': {}, 'auc': 0.7}\n"
+        "export_model(model, Path(sys.argv[4]), config, data, evaluation)\n"
+    )
+    arguments = [
+        str(version.path / "assets.extra" / "config.json"),
+        str(data.directory),
+        str(tmp_path / "weights"),
+        str(tmp_path / "other"),
+    ]
+    subprocess.run([sys.executable, "-c", script, *arguments], check=True)
+    first, second = (read_manifest(p, "export") for p in (version.path, tmp_path / "other" / "1"))
+    assert first["files"] == second["files"]
+
+
+def test_the_card_tells_data_settings_metrics_and_units(exported, data, small_world):
+    model, version = exported
+    card = (version.path / "assets.extra" / "model_card.md").read_text()
+    assert f"| {data.total('train')} |" in card
+    assert "| `p_conversion` | p_direct + p_delayed |" in card
+    assert "No evaluation was given" in card
+    assert "None: probabilities are as trained" in card
+    metrics = {"auc": {"estimate": 0.71234, "lower": 0.7, "upper": 0.72}, "gauc": None}
+    evaluation = {"models": {"cmdcm": {"heads": {"conversion": {"metrics": metrics}}}}}
+    card = model_card(model, small_world.config, data, evaluation, {"p_cart": 1e-7}, 5)
+    assert "| conversion | auc | 0.71234 | 0.70000 | 0.72000 |" in card
+    assert "gauc" not in card
+    # Every table is whole: a line of a table follows a line of it or an empty line.
+    for before, line in itertools.pairwise(card.splitlines()):
+        if line.startswith("|"):
+            assert before == "" or before.count("|") == line.count("|")
+
+
+def test_a_version_is_published_to_a_remote_file_system(exported, data, small_world):
+    model, version = exported
+    base = location("memory://published/cmdcm")
+    assert export_model(model, base, small_world.config, data).number == 1
+    names = {p.relative_to(version.path).as_posix() for p in version.path.rglob("*") if p.is_file()}
+    remote = {str(f).partition("/1/")[2] for f in base.rglob("*") if f.is_file()}
+    assert remote == names - {"assets.extra/metrics.json"}

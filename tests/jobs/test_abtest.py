@@ -6,11 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from cmdcm.core.config import Config
 from cmdcm.core.files import read_json, verify_manifest, write_json
-from cmdcm.export.signatures import Servable
+from cmdcm.export.saved_model import save_model
 from cmdcm.features.dataset import ExampleSet
 from cmdcm.jobs.abtest import Replay, compare
 from cmdcm.jobs.abtest_page import render
@@ -46,8 +45,7 @@ def abtest(small_world, output: Path, models, *overrides: str, baseline="random"
 def result(small_world, trained, tmp_path_factory) -> Path:
     output, version = tmp_path_factory.mktemp("abtest") / "out", tmp_path_factory.mktemp("version")
     model = load_model(trained)
-    servable = Servable(model)
-    tf.saved_model.save(servable, str(version), signatures=servable.signatures())
+    save_model(model, version, small_world.config.export)
     (version / "assets.extra").mkdir()
     model.spec.save(version / "assets.extra" / "feature_spec.json")
     models = [f"cmdcm={trained}", f"twin={trained}", "oracle", "random", f"served={version}"]

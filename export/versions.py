@@ -1,0 +1,115 @@
+"""Versions of a served model: numbered folders under a base path, published whole or not at all.
+
+A local version is staged in `BASE/.staging-HOST-PID-...`, which no server looks at, flushed to disk
+and renamed to the next free number; a rename never replaces a version, so that of two exporters one
+takes the number after. On a remote file system a number is claimed by making `BASE/.claim-NUMBER`,
+which fails if it is there; then the files are uploaded, `saved_model.pb` last: without it a server
+takes a folder for no version. What a killed exporter leaves behind is one of these hidden names, or
+a remote folder without `saved_model.pb` whose number is not used again.
+"""
+
+import contextlib
+import os
+import shutil
+import socket
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from upath import UPath
+
+from cmdcm.core.errors import ExportError
+from cmdcm.core.files import output_errors, put_file, rename_new
+from cmdcm.core.locations import Location
+
+MODEL_FILE = "saved_model.pb"
+_STAGING, _CLAIM = ".staging", ".claim"
+
+
+def versions(base: Location) -> list[int]:
+    """Returns the version numbers under a base path, in order."""
+    if not base.is_dir():
+        return []
+    return sorted(int(p.name) for p in base.iterdir() if p.name.isdecimal() and p.is_dir())
+
+
+@contextlib.contextmanager
+def staging_directory(base: Location) -> Iterator[Path]:
+    """Yields an empty local directory for a version of `base`; it is gone afterwards.
+
+    Removes the ones that dead processes of this machine left in a local base path.
+    """
+    if not isinstance(base, Path):
+        with tempfile.TemporaryDirectory() as folder:
+            yield Path(folder)
+        return
+    own = f"{_STAGING}-{socket.gethostname()}-"
+    with output_errors(base):
+        base.mkdir(parents=True, exist_ok=True)
+        for old in base.glob(f"{own}*"):
+            if not _is_alive(old.name.removeprefix(own).partition("-")[0]):
+                shutil.rmtree(old, ignore_errors=True)
+        staging = Path(tempfile.mkdtemp(prefix=f"{own}{os.getpid()}-", dir=base))
+        staging.chmod(0o755)  # mkdtemp's own mode would hide the version from a server's user
+    try:
+        yield staging
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def publish(staging: Path, base: Location) -> int:
+    """Publishes a complete directory as the next version; returns its number.
+
+    Raises:
+        OutputError: The base path cannot be written, or its disk is full.
+        ExportError: A remote file system failed; no version can be seen there.
+    """
+    if isinstance(base, Path):
+        number = max(versions(base), default=0) + 1
+        with output_errors(base):
+            while not rename_new(staging, base / str(number)):
+                number += 1
+        return number
+    try:
+        return _upload(staging, base)
+    except (OSError, NotImplementedError, ValueError) as error:  # drivers differ
+        raise ExportError(f"cannot publish to {base}: {error}; no version was made") from error
+
+
+def _upload(staging: Path, base: UPath) -> int:
+    number, claim = _claimed(base)
+    target = base / str(number)
+    names = [p.relative_to(staging).as_posix() for p in staging.rglob("*") if p.is_file()]
+    for name in sorted(names, key=lambda name: (name == MODEL_FILE, name)):
+        put_file(staging / name, target / name)
+    claim.unlink()
+    return number
+
+
+def _claimed(base: UPath) -> tuple[int, UPath]:
+    base.mkdir(parents=True, exist_ok=True)
+    claims = [p.name.rpartition("-")[2] for p in base.iterdir() if p.name.startswith(_CLAIM)]
+    number = max([*versions(base), *(int(n) for n in claims if n.isdecimal())], default=0)
+    while True:
+        number += 1
+        claim = base / f"{_CLAIM}-{number}"
+        try:
+            with base.fs.open(claim.path, "xb") as stream:
+                stream.write(f"{socket.gethostname()} {os.getpid()}\n".encode())
+        except FileExistsError:
+            continue
+        if not (base / str(number)).exists():
+            return number, claim
+        claim.unlink()
+
+
+def _is_alive(process: str) -> bool:
+    if not process.isdecimal():
+        return True
+    try:
+        os.kill(int(process), 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
