@@ -24,11 +24,11 @@ _BYTES_SUFFIX = "_bytes"
 _MAX_RANK = 32
 
 
-def parse_request(body: bytes) -> dict[str, Any]:
+def parse_object(body: bytes) -> dict[str, Any]:
     """Parses a request's body into its top-level object.
 
     Raises:
-        StatusError: INVALID_ARGUMENT, it is not a JSON object with one of `instances` and `inputs`.
+        StatusError: INVALID_ARGUMENT, it is not a JSON object, or `signature_name` not a string.
     """
     try:
         request = json.loads(body)
@@ -38,6 +38,16 @@ def parse_request(body: bytes) -> dict[str, Any]:
         raise invalid_argument("JSON Value: Is not object")
     if not isinstance(request.get("signature_name", ""), str):
         raise invalid_argument("'signature_name' key must be a string value.")
+    return request
+
+
+def parse_request(body: bytes) -> dict[str, Any]:
+    """Parses the body of a predict request into its top-level object.
+
+    Raises:
+        StatusError: INVALID_ARGUMENT, it is not a JSON object with one of `instances` and `inputs`.
+    """
+    request = parse_object(body)
     if ("instances" in request) == ("inputs" in request):
         raise invalid_argument("expecting exactly one of 'inputs' and 'instances' keys")
     return request
@@ -89,7 +99,7 @@ def write_outputs(
 
 
 def _columns(value: Any, signature: meta_graph_pb2.SignatureDef) -> dict[str, Any]:
-    if isinstance(value, dict) and not _is_b64(value):
+    if isinstance(value, dict) and not is_b64(value):
         _check_names(value, signature, "'inputs' object")
         return value
     return {_only_input(signature, "inputs is a plain value/list"): value}
@@ -98,7 +108,7 @@ def _columns(value: Any, signature: meta_graph_pb2.SignatureDef) -> dict[str, An
 def _columns_of_rows(rows: Any, signature: meta_graph_pb2.SignatureDef) -> dict[str, Any]:
     if not isinstance(rows, list) or not rows:
         raise invalid_argument("expecting 'instances' to be a list with at least one element")
-    named = [isinstance(row, dict) and not _is_b64(row) for row in rows]
+    named = [isinstance(row, dict) and not is_b64(row) for row in rows]
     if not any(named):
         return {_only_input(signature, "instances is a plain list"): rows}
     if not all(named):
@@ -131,8 +141,22 @@ def _only_input(signature: meta_graph_pb2.SignatureDef, what: str) -> str:
     return str(next(iter(signature.inputs)))
 
 
-def _is_b64(value: Any) -> bool:
+def is_b64(value: Any) -> bool:
+    """Returns whether a JSON value is bytes: `{"b64": "..."}`."""
     return isinstance(value, dict) and value.keys() == {"b64"} and isinstance(value["b64"], str)
+
+
+def decode_b64(value: Mapping[str, str]) -> bytes:
+    """Returns the bytes of `{"b64": "..."}`.
+
+    Raises:
+        ValueError: It is not base64.
+
+    Example:
+        >>> decode_b64({"b64": "YWI="})
+        b'ab'
+    """
+    return base64.b64decode(value["b64"], validate=True)
 
 
 def _array(name: str, value: Any, data_type: int) -> np.ndarray:
@@ -172,8 +196,8 @@ def _leaf(value: Any, dtype: np.dtype) -> Any:
     if dtype.kind == "O":
         if isinstance(value, str):
             return value.encode("utf-8")
-        if _is_b64(value):
-            return base64.b64decode(value["b64"], validate=True)
+        if is_b64(value):
+            return decode_b64(value)
     elif dtype.kind == "b":
         if isinstance(value, bool):
             return value

@@ -18,11 +18,11 @@ from cmdcm.core.files import staged_file
 from cmdcm.core.progress import progress_bar
 from cmdcm.features.encode import encode_examples
 from cmdcm.features.spec import Feature, FeatureSpec
-from cmdcm.serving.client import CANDIDATES_SIGNATURE, Scores, ScoringClient
+from cmdcm.serving.client import ScoringClient
 from cmdcm.serving.rows import check_columns, dense_arrays, feature_table, user_groups
+from cmdcm.serving.scoring import CANDIDATES_SIGNATURE, Scores
 from cmdcm.serving.servable import DEFAULT_SIGNATURE
 
-SIGNATURES = (DEFAULT_SIGNATURE, CANDIDATES_SIGNATURE)
 SUFFIXES = (".parquet", ".jsonl")
 VERSION_COLUMN = "model_version"
 _BATCH_ROWS = 8192

@@ -1,66 +1,50 @@
 """The versions of one model: found in its base path, loaded, swapped and unloaded.
 
 The base path holds one folder a version, named by its number (`00000123` is 123; anything else is
-ignored). It is polled. The newest version is served; it is loaded and warmed up before the old one
-goes, and if it cannot be loaded the old one goes on serving.
+ignored). It is polled. The versions that the policy wants are served; a new one is loaded and
+warmed up before an old one goes, and if it cannot be loaded the old one goes on serving.
 
     found -> START -> LOADING -> AVAILABLE -> UNLOADING -> END
                          `--- cannot be loaded ---------> END with the error
+                                                           (START again when it is tried again)
 """
 
 import contextlib
-import enum
 import threading
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import grpc
 from absl import logging
 
 from cmdcm.core.errors import ServingError
+from cmdcm.serving.loading import load_servable
 from cmdcm.serving.servable import Servable
 from cmdcm.serving.status import from_exception, not_found
+from cmdcm.serving.version_folders import Fingerprint, find_versions, fingerprint_of
+from cmdcm.serving.version_policy import VersionPolicy, latest
+from cmdcm.serving.version_status import State, VersionStatus
 
-_MODEL_FILES = ("saved_model.pb", "saved_model.pbtxt")
-_MAX_VERSION = 2**63 - 1
 _KEPT_STATES = 100  # ended versions that the status still lists
-
-_Fingerprint = frozenset[tuple[str, int, int]]
-
-
-class State(enum.IntEnum):
-    """States of a version, with the numbers of `ModelVersionStatus.State`."""
-
-    START = 10
-    LOADING = 20
-    AVAILABLE = 30
-    UNLOADING = 40
-    END = 50
-
-
-@dataclass(frozen=True)
-class VersionStatus:
-    """What is known of one version; `code` is OK unless it could not be loaded."""
-
-    version: int
-    state: State
-    code: grpc.StatusCode = grpc.StatusCode.OK
-    message: str = ""
 
 
 @dataclass
 class _Serving:
-    """A loaded version and how many calls use it; the last user of a retired one closes it."""
+    """A loaded version and how many calls use it; a retired one goes when its last user leaves."""
 
     servable: Servable
     users: int = 0
     retired: bool = False
 
 
-def latest(found: Mapping[int, Path]) -> set[int]:
-    """Returns the newest version alone: the version policy `latest` with one version."""
-    return {max(found)}
+@dataclass
+class _Failure:
+    """A version that could not be loaded: as which files, how often, and when to try again."""
+
+    fingerprint: Fingerprint
+    attempts: int
+    retry_at: float
 
 
 class ModelVersions:
@@ -69,8 +53,10 @@ class ModelVersions:
     Args:
         name: Name of the model.
         base_path: Folder of the numbered version folders.
-        poll_seconds: Seconds between two looks at the base path.
         policy: Chooses the wanted ones among the versions found.
+        poll_seconds: Seconds between two looks at the base path; 0 looks once only.
+        max_num_load_retries: How often a version that cannot be loaded is tried again.
+        load_retry_seconds: Seconds before it is tried again.
         load: Loads a version from (folder, name, number).
 
     Example:
@@ -85,20 +71,25 @@ class ModelVersions:
         name: str,
         base_path: Path,
         *,
+        policy: VersionPolicy = latest,
         poll_seconds: float = 2.0,
-        policy: Callable[[Mapping[int, Path]], set[int]] = latest,
-        load: Callable[[Path, str, int], Servable] = Servable.load,
+        max_num_load_retries: int = 5,
+        load_retry_seconds: float = 60.0,
+        load: Callable[[Path, str, int], Servable] = load_servable,
     ):
         self.name = name
-        self.base_path = Path(base_path)
+        self._source = (Path(base_path), policy)
         self._poll_seconds = poll_seconds
-        self._policy = policy
+        self._max_attempts = 1 + max_num_load_retries
+        self._load_retry_seconds = load_retry_seconds
         self._load = load
-        self._lock = threading.Lock()  # guards the next two
+        self._lock = threading.Lock()  # guards the next four
         self._serving: dict[int, _Serving] = {}
+        self._idle: list[_Serving] = []
         self._statuses: dict[int, VersionStatus] = {}
-        self._failed: dict[int, _Fingerprint] = {}
-        self._stopping = threading.Event()
+        self._closing = False
+        self._failures: dict[int, _Failure] = {}
+        self._wake = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"versions-{name}", daemon=True)
         self._complaint = ""
 
@@ -108,27 +99,30 @@ class ModelVersions:
         Raises:
             ServingError: No version can be served, with the reason.
         """
-        if not self.base_path.is_dir():
-            raise ServingError(
-                f"model base path {self.base_path} is not a directory; export a model there, or "
-                "pass the folder that holds the numbered versions"
-            )
         self.poll()
         if not self.available():
             faults = [f"{s.code.name}: {s.message}" for s in self.statuses() if s.message]
-            reason = "; ".join(faults) or (
-                "it has no complete version folder (a number as its name, saved_model.pb inside)"
-            )
-            raise ServingError(f"no version of {self.name!r} in {self.base_path} serves: {reason}")
+            reason = "; ".join(faults) or self._complaint
+            raise ServingError(f"no version of {self.name!r} serves: {reason}")
         self._thread.start()
 
-    def stop(self) -> None:
-        """Stops polling and unloads all versions; calls under way end first."""
-        self._stopping.set()
-        if self._thread.is_alive():
-            self._thread.join()
+    def configure(self, base_path: Path, policy: VersionPolicy) -> None:
+        """Changes where versions are found and which are wanted; the thread acts on it at once."""
+        self._source = (Path(base_path), policy)
+        self._wake.set()
+
+    def close(self) -> None:
+        """Stops polling and unloads all versions, without waiting for the calls under way."""
+        with self._lock:
+            self._closing = True
+        self._wake.set()
         for version in self.available():
             self._retire(version)
+
+    def join(self) -> None:
+        """Waits, once closed, for the polling thread; it may be loading a version."""
+        if self._thread.is_alive():
+            self._thread.join()
 
     def available(self) -> list[int]:
         """Returns the versions that serve, in ascending order."""
@@ -169,50 +163,64 @@ class ModelVersions:
         try:
             yield entry.servable
         finally:
-            with self._lock:
-                entry.users -= 1
-                close = entry.retired and entry.users == 0
-            if close:
-                self._close(entry)
+            self._leave(entry)
 
     def poll(self) -> None:
         """Looks at the base path once: loads what is wanted, then unloads what is not.
 
-        A base path that cannot be read or holds no version changes nothing: a lost mount should
-        not stop the service.
+        A base path that cannot be read, or holds no version that is wanted, changes nothing: a
+        lost mount should not stop the service.
         """
+        base_path, policy = self._source
         try:
-            found = find_versions(self.base_path)
-        except OSError as error:
-            self._complain(f"cannot read model base path {self.base_path}: {error.strerror}")
+            found = find_versions(base_path)
+        except (OSError, ValueError) as error:  # a path may even hold what no file name can
+            self._complain(
+                f"model base path {base_path} is not a directory that can be read: {error}"
+            )
             return
-        if not found:
-            self._complain(f"no version of {self.name!r} found in {self.base_path}")
+        wanted = policy(found)
+        if not wanted:
+            self._complain(
+                f"model base path {base_path} has no complete version folder that is wanted (a "
+                "number as its name, saved_model.pb inside)"
+            )
             return
         self._complaint = ""
-        for version in set(self._failed) - set(found):
-            del self._failed[version]
-        wanted = self._policy(found)
+        for version in set(self._failures) - set(found):
+            del self._failures[version]
         for version in sorted(wanted - set(self.available())):
-            self._try_load(version, found[version])
+            if not self._closing:
+                self._try_load(version, found[version])
         if wanted & set(self.available()):
             for version in set(self.available()) - wanted:
                 self._retire(version)
 
     def _run(self) -> None:
-        while not self._stopping.wait(self._poll_seconds):
+        while True:
+            self._wake.wait(self._poll_seconds or None)
+            self._wake.clear()
+            with self._lock:
+                idle, self._idle = self._idle, []
+            for entry in idle:
+                self._unload(entry)
+            if self._closing:
+                return
             try:
                 self.poll()
             except Exception:  # the thread must outlive a surprise; the next poll may succeed
-                logging.exception("polling %s failed", self.base_path)
+                logging.exception("polling %s failed", self._source[0])
 
     def _try_load(self, version: int, path: Path) -> None:
-        """Loads a version, unless it failed before and no file of it has changed since."""
+        """Loads a version, unless it failed before and it is not time to try again."""
         try:
-            fingerprint = _fingerprint(path)
+            fingerprint = fingerprint_of(path)
         except OSError:
             return  # files are coming or going; the next poll sees them
-        if self._failed.get(version) == fingerprint:
+        failure = self._failures.get(version)
+        if failure is None or failure.fingerprint != fingerprint:
+            failure = _Failure(fingerprint, attempts=0, retry_at=0.0)
+        elif failure.attempts >= self._max_attempts or time.monotonic() < failure.retry_at:
             return
         self._set(VersionStatus(version, State.START))
         self._set(VersionStatus(version, State.LOADING))
@@ -221,55 +229,68 @@ class ModelVersions:
         except Exception as error:
             status = from_exception(error)
             logging.error("cannot load version %d of %r: %s", version, self.name, status)
-            self._failed[version] = fingerprint
+            failure.attempts += 1
+            failure.retry_at = time.monotonic() + self._load_retry_seconds
+            self._failures[version] = failure
             self._set(VersionStatus(version, State.END, status.code, str(status)))
             return
-        self._failed.pop(version, None)
+        self._failures.pop(version, None)
+        self._admit(servable)
+
+    def _admit(self, servable: Servable) -> None:
+        entry = _Serving(servable)
         with self._lock:
-            self._serving[version] = _Serving(servable)
-        self._set(VersionStatus(version, State.AVAILABLE))
-        logging.info("version %d of %r is available", version, self.name)
+            closing = self._closing
+            if not closing:
+                self._serving[servable.version] = entry
+                self._record(VersionStatus(servable.version, State.AVAILABLE))
+        if closing:  # while it was loaded
+            self._unload(entry)
+        else:
+            logging.info("version %d of %r is available", servable.version, self.name)
+
+    def _leave(self, entry: _Serving) -> None:
+        """Ends a use. The thread unloads what nobody uses any more: no call should wait for it."""
+        with self._lock:
+            entry.users -= 1
+            if entry.users or not entry.retired:
+                return
+            closing = self._closing
+            if not closing:
+                self._idle.append(entry)
+        if closing:  # the thread ends, or has ended
+            self._unload(entry)
+        else:
+            self._wake.set()
 
     def _retire(self, version: int) -> None:
-        self._set(VersionStatus(version, State.UNLOADING))
         with self._lock:
-            entry = self._serving.pop(version)
+            entry = self._serving.pop(version, None)
+            if entry is None:  # `close` was faster
+                return
             entry.retired = True
-            close = entry.users == 0
-        if close:
-            self._close(entry)
+            unload = entry.users == 0
+            self._record(VersionStatus(version, State.UNLOADING))
+        if unload:
+            self._unload(entry)
 
-    def _close(self, entry: _Serving) -> None:
+    def _unload(self, entry: _Serving) -> None:
         entry.servable.close()
         self._set(VersionStatus(entry.servable.version, State.END))
         logging.info("version %d of %r is unloaded", entry.servable.version, self.name)
 
     def _set(self, status: VersionStatus) -> None:
         with self._lock:
-            self._statuses[status.version] = status
-            ended = sorted(v for v, known in self._statuses.items() if known.state == State.END)
-            for version in ended[:-_KEPT_STATES]:
-                del self._statuses[version]
+            self._record(status)
+
+    def _record(self, status: VersionStatus) -> None:
+        """Notes a status; the lock is held."""
+        self._statuses[status.version] = status
+        ended = sorted(v for v, known in self._statuses.items() if known.state == State.END)
+        for version in ended[:-_KEPT_STATES]:
+            del self._statuses[version]
 
     def _complain(self, complaint: str) -> None:
         if complaint != self._complaint:  # once, not at every poll
             logging.warning("%s", complaint)
         self._complaint = complaint
-
-
-def find_versions(base_path: Path) -> dict[int, Path]:
-    """Returns the complete version folders; one without its model file is still being written."""
-    found: dict[int, Path] = {}
-    for path in sorted(base_path.iterdir()):
-        if not (path.name.isascii() and path.name.isdigit()) or int(path.name) > _MAX_VERSION:
-            continue
-        if any((path / name).is_file() for name in _MODEL_FILES):
-            found.setdefault(int(path.name), path)
-    return found
-
-
-def _fingerprint(path: Path) -> _Fingerprint:
-    """Returns name, size and time of change of every file, to see whether any has changed."""
-    files = [file for file in path.rglob("*") if file.is_file()]
-    stats = [(file, file.stat()) for file in files]
-    return frozenset((str(file), stat.st_size, stat.st_mtime_ns) for file, stat in stats)

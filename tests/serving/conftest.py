@@ -11,14 +11,15 @@ from cmdcm.serving.server import EmbeddedServer
 
 @pytest.fixture(scope="session")
 def exports(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with `tiny/1`, `tiny/2` and `v1/1`; tests copy from it and never change it."""
-    from cmdcm.tests.serving.models import write_tiny_model, write_v1_model
+    """`tiny/1`, `tiny/2`, `v1/1` and `examples/1` in a folder; tests copy and never change them."""
+    from cmdcm.tests.serving.models import write_examples_model, write_tiny_model, write_v1_model
 
     root = tmp_path_factory.mktemp("exports")
     for version in (1, 2):
         write_tiny_model(root / "tiny" / str(version), version)
     (root / "v1").mkdir()
     write_v1_model(root / "v1" / "1")
+    write_examples_model(root / "examples" / "1", 1)
     return root
 
 

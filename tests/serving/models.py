@@ -201,7 +201,8 @@ def write_tiny_model(path: Path, version: int) -> None:
 def write_v1_model(path: Path) -> None:
     """Exports as TensorFlow 1 did: placeholders, a table filled from an asset, string tags.
 
-    The signature `wait` blocks until `release` is called: a slow model without burning time.
+    The signature `wait` answers once `release` is called, as often as that: a slow model. It spins,
+    because a model that is trusted has no op that sleeps.
     """
     v1 = tf.compat.v1
     words = path.with_name("words.txt")
@@ -218,10 +219,19 @@ def write_v1_model(path: Path) -> None:
         )
         word = v1.placeholder(tf.string, None, name="word")
         index, echo = table.lookup(word), tf.identity(word)
-        queue = tf.queue.FIFOQueue(10, [tf.float32], [[]])
         token = v1.placeholder(tf.float32, [], name="token")
-        taken = queue.dequeue() + token
-        with tf.control_dependencies([queue.enqueue(token)]):
+        last = v1.get_variable("last", initializer=0.0, use_resource=True)
+        releases = v1.get_variable("releases", initializer=0, use_resource=True)
+        waited = v1.while_loop(
+            lambda _: tf.less(releases.read_value(), 1), lambda turns: turns + 1, [0]
+        )
+        with tf.control_dependencies([waited]):
+            counted_down = releases.assign_sub(1).op
+        with tf.control_dependencies([counted_down]):
+            taken = last.read_value() + token
+        with tf.control_dependencies([last.assign(token).op]):
+            counted_up = releases.assign_add(1).op
+        with tf.control_dependencies([counted_up]):
             given = tf.identity(token)
         asset = v1.get_collection(v1.GraphKeys.ASSET_FILEPATHS)
         session.run([v1.global_variables_initializer(), v1.tables_initializer()])
@@ -244,3 +254,73 @@ def write_v1_model(path: Path) -> None:
         )
         builder.save()
     words.unlink()
+
+
+def write_banned_model(path: Path) -> None:
+    """Exports a model that reads a file of the server when it is asked."""
+
+    @tf.function(input_signature=[tf.TensorSpec([], tf.string, name="name")])
+    def read(name):
+        return {"content": tf.io.read_file(name)}
+
+    tf.saved_model.save(tf.Module(), str(path), signatures={"serving_default": read})
+
+
+class ExamplesModel(tf.Module):
+    """Signatures over tf.train.Example with a float `x` and an int64 `odd`, and some faulty ones.
+
+    For an example, `classify` answers the classes "a" and "b" with scores x and 10 x, `regress` and
+    `regress_column` 2 x + version, shaped [N] and [N, 1].
+    """
+
+    def __init__(self, version: int):
+        super().__init__()
+        self.version = tf.Variable(float(version))
+
+    def signatures(self) -> dict[str, object]:
+        def x(examples):
+            return tf.io.parse_example(examples, {"x": tf.io.FixedLenFeature([], tf.float32)})["x"]
+
+        def scores(examples):
+            return tf.stack([x(examples), 10 * x(examples)], axis=1)
+
+        def labels(examples, count=2):
+            return tf.repeat(
+                tf.constant([[b"a", b"b", b"\xff"]])[:, :count], len(x(examples)), axis=0
+            )
+
+        functions = {
+            "classify": lambda e: {"classes": labels(e), "scores": scores(e)},
+            "labels_only": lambda e: {"classes": labels(e, 3)},
+            "serving_default": lambda e: {"scores": scores(e)},
+            "regress": lambda e: {"outputs": 2 * x(e) + self.version},
+            "regress_column": lambda e: {"outputs": (2 * x(e) + self.version)[:, tf.newaxis]},
+            "uneven": lambda e: {"classes": labels(e, 3), "scores": scores(e)},
+            "flat": lambda e: {"scores": x(e)},
+            "double": lambda e: {"scores": tf.cast(scores(e), tf.float64)},
+            "number_classes": lambda e: {"classes": scores(e)},
+            "short": lambda e: {"scores": scores(e)[1:]},
+            "three": lambda e: {"scores": scores(e), "classes": labels(e), "more": x(e)},
+            "other_outputs": lambda e: {"logits": scores(e)},
+            "wide_values": lambda e: {"outputs": scores(e)},
+            "short_values": lambda e: {"outputs": x(e)[1:]},
+            "double_values": lambda e: {"outputs": tf.cast(x(e), tf.float64)},
+        }
+        spec = tf.TensorSpec([None], tf.string, name="inputs")
+        made = {
+            name: tf.function(lambda inputs, f=function: f(inputs)).get_concrete_function(spec)
+            for name, function in functions.items()
+        }
+        made["other_input"] = tf.function(lambda e: {"scores": scores(e)}).get_concrete_function(
+            tf.TensorSpec([None], tf.string, name="examples")
+        )
+        made["two_inputs"] = tf.function(
+            lambda inputs, more: {"outputs": x(inputs) + more}
+        ).get_concrete_function(spec, tf.TensorSpec([], tf.float32, name="more"))
+        return made
+
+
+def write_examples_model(path: Path, version: int) -> None:
+    """Exports `ExamplesModel`."""
+    model = ExamplesModel(version)
+    tf.saved_model.save(model, str(path), signatures=model.signatures())

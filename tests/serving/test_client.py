@@ -1,5 +1,7 @@
-"""The scoring client, against the embedded server and against a scripted one."""
+"""The scoring clients, sync and asyncio, against the embedded server and a scripted one."""
 
+import asyncio
+import inspect
 import threading
 from concurrent import futures
 
@@ -9,10 +11,12 @@ import pytest
 import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
+from cmdcm.core.config import Config
 from cmdcm.core.errors import ServingError
-from cmdcm.serving.client import ScoringClient
+from cmdcm.serving.client import AsyncScoringClient, ScoringClient
 from cmdcm.serving.status import StatusError
 from cmdcm.tests.serving import models
+from cmdcm.tests.serving.clients import Awaited
 
 Code = grpc.StatusCode
 SIZES = (1, 4, 10)
@@ -21,8 +25,8 @@ SIZES = (1, 4, 10)
 class ScriptedServer(prediction_service_pb2_grpc.PredictionServiceServicer):
     """Records the requests and answers each with the next entry of a script, else with `item_id`.
 
-    An entry is a status code to fail with, a version number to answer with, or an event to wait
-    for.
+    An entry is a status code to fail with, a version number to answer with, an event to wait for,
+    or the scores to answer with.
     """
 
     def __init__(self, script=()):
@@ -39,19 +43,21 @@ class ScriptedServer(prediction_service_pb2_grpc.PredictionServiceServicer):
         if isinstance(entry, threading.Event):
             entry.wait(20)
             entry = 1
+        scores = tf.make_ndarray(request.inputs["item_id"]).astype(np.float32)
+        if isinstance(entry, np.ndarray):
+            scores, entry = entry, 1
         response = predict_pb2.PredictResponse()
         response.model_spec.name = request.model_spec.name
         asked = request.model_spec
         response.model_spec.version.value = (
             asked.version.value if asked.HasField("version") else entry
         )
-        ids = tf.make_ndarray(request.inputs["item_id"])
-        response.outputs["p_cart"].CopyFrom(tf.make_tensor_proto(ids.astype(np.float32)))
+        response.outputs["p_cart"].CopyFrom(tf.make_tensor_proto(scores))
         return response
 
 
-@pytest.fixture
-def scripted():
+@pytest.fixture(params=[ScoringClient, Awaited], ids=["sync", "asyncio"])
+def scripted(request):
     """Returns a function that starts a scripted server and a client of it."""
     started = []
 
@@ -62,7 +68,7 @@ def scripted():
         port = server.add_insecure_port("127.0.0.1:0")
         server.start()
         settings = {"deadline_ms": 20_000, "sizes": SIZES, **settings}
-        client = ScoringClient(f"127.0.0.1:{port}", "tiny", models.SPEC, **settings)
+        client = request.param(f"127.0.0.1:{port}", "tiny", models.SPEC, **settings)
         started.append((client, server))
         return client, servicer
 
@@ -72,9 +78,9 @@ def scripted():
         server.stop(0)
 
 
-@pytest.fixture(scope="module")
-def client(server):
-    with ScoringClient(server.target, "tiny", models.SPEC, deadline_ms=20_000, sizes=SIZES) as made:
+@pytest.fixture(scope="module", params=[ScoringClient, Awaited], ids=["sync", "asyncio"])
+def client(server, request):
+    with request.param(server.target, "tiny", models.SPEC, deadline_ms=20_000, sizes=SIZES) as made:
         yield made
 
 
@@ -225,16 +231,111 @@ def test_features_are_checked_before_a_call_is_made(scripted):
     assert not server.requests
 
 
-def test_many_threads_share_a_client(client):
-    def score(user_id: int) -> None:
-        scores = client.score_candidates(models.user_values(user_id), models.candidate_arrays(7))
-        want = models.expected(models.user_arrays(user_id), models.candidate_arrays(7), 2)
-        np.testing.assert_allclose(scores["p_cart"], want["p_cart"], atol=1e-6)
+def assert_scored(scores, user_id):
+    want = models.expected(models.user_arrays(user_id), models.candidate_arrays(7), 2)
+    np.testing.assert_allclose(scores["p_cart"], want["p_cart"], atol=1e-6)
 
-    with futures.ThreadPoolExecutor(8) as pool:
-        list(pool.map(score, range(0, 4000, 50)))
+
+def test_many_threads_share_a_client(server):
+    with ScoringClient(server.target, "tiny", models.SPEC, deadline_ms=20_000) as client:
+
+        def score(user_id: int) -> None:
+            user = models.user_values(user_id)
+            assert_scored(client.score_candidates(user, models.candidate_arrays(7)), user_id)
+
+        with futures.ThreadPoolExecutor(8) as pool:
+            list(pool.map(score, range(0, 4000, 50)))
+
+
+def test_many_coroutines_share_a_client(server):
+    async def score(client: AsyncScoringClient, user_id: int) -> None:
+        user = models.user_values(user_id)
+        assert_scored(await client.score_candidates(user, models.candidate_arrays(7)), user_id)
+
+    async def run() -> None:
+        async with AsyncScoringClient(
+            server.target, "tiny", models.SPEC, deadline_ms=20_000
+        ) as client:
+            await asyncio.gather(*(score(client, user_id) for user_id in range(0, 4000, 100)))
+
+    asyncio.run(run())
+
+
+def test_a_cancelled_coroutine_cancels_its_calls():
+    cancelled = threading.Event()
+
+    class Waiting(prediction_service_pb2_grpc.PredictionServiceServicer):
+        def Predict(self, request, context):  # noqa: N802
+            context.add_callback(cancelled.set)
+            called.set()
+            cancelled.wait(20)
+            return predict_pb2.PredictResponse()
+
+    called = threading.Event()
+    server = grpc.server(futures.ThreadPoolExecutor(2))
+    prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(Waiting(), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+
+    async def run() -> None:
+        async with AsyncScoringClient(f"127.0.0.1:{port}", "m", deadline_ms=20_000) as client:
+            task = asyncio.create_task(client.score_examples([b""]))
+            await asyncio.to_thread(called.wait, 20)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert await asyncio.to_thread(cancelled.wait, 10)
+
+    asyncio.run(run())
+    server.stop(0)
+
+
+def test_the_label_is_asked_for(scripted):
+    client, server = scripted(label="canary")
+    client.score_candidates(models.user_values(), models.candidate_arrays(1))
+    assert server.requests[0].model_spec.version_label == "canary"
+
+
+def test_split_candidates_of_a_label_are_scored_by_one_version(scripted):
+    client, server = scripted(1, 2, 2, label="canary")
+    scores = client.score_candidates(models.user_values(), models.candidate_arrays(23))
+    assert scores.version == 2
+    specs = [request.model_spec for request in server.requests]
+    assert [spec.version_label for spec in specs] == ["canary", "canary", "canary", ""]
+    assert specs[-1].version.value == 2
+
+
+@pytest.mark.parametrize("count", [1, 7, 23])
+def test_both_signatures_score_candidates_alike(client, count):
+    candidates = models.candidate_arrays(count)
+    by_tensors = client.score_candidates(models.user_values(), candidates)
+    by_examples = client.score_candidates(
+        models.user_values(), candidates, signature="serving_default"
+    )
+    assert (by_tensors.signature, by_examples.signature) == ("score_candidates", "serving_default")
+    assert by_tensors.outputs.keys() == by_examples.outputs.keys()
+    for name, values in by_tensors.outputs.items():
+        np.testing.assert_allclose(by_examples[name], values, atol=1e-6)
+    with pytest.raises(ServingError, match="signature should be one of"):
+        client.score_candidates(models.user_values(), candidates, signature="classify")
+
+
+def test_answers_of_another_number_of_rows_are_refused(scripted):
+    client, _ = scripted(np.array([0.5], np.float32))
+    with pytest.raises(ServingError, match=r"output 'p_cart' has shape \[1\] for 4 rows"):
+        client.score_candidates(models.user_values(), models.candidate_arrays(3))
+
+
+def test_defaults_are_those_of_the_settings():
+    with ScoringClient("127.0.0.1:1", "tiny") as client:
+        assert client.sizes == Config().export.warmup_candidates
+    defaults = inspect.signature(ScoringClient).parameters
+    assert defaults["deadline_ms"].default == Config().serving.deadline_ms
+    assert defaults["max_message_mb"].default == Config().serving.max_message_mb
 
 
 def test_settings_that_cannot_be_used():
     with pytest.raises(ServingError, match="sizes"):
         ScoringClient("127.0.0.1:1", "tiny", sizes=())
+    with pytest.raises(ServingError, match="not for both"):
+        ScoringClient("127.0.0.1:1", "tiny", version=1, label="stable")

@@ -1,60 +1,37 @@
 """The gRPC services of a running embedded server, called through the official stubs alone."""
 
-import re
 import shutil
 import threading
-import time
 
 import grpc
 import numpy as np
 import pytest
 import tensorflow as tf
-from google.protobuf import text_format
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2
 from tensorflow_serving.apis import (
-    classification_pb2,
     get_model_metadata_pb2,
     get_model_status_pb2,
-    inference_pb2,
-    model_management_pb2,
-    model_service_pb2_grpc,
+    model_pb2,
     predict_pb2,
-    prediction_service_pb2_grpc,
-    regression_pb2,
 )
 
 from cmdcm.core.config import ServingConfig
 from cmdcm.core.errors import ServingError
 from cmdcm.serving.server import EmbeddedServer
-from cmdcm.tests.checkout import ROOT
 from cmdcm.tests.serving import models
 from cmdcm.tests.serving.conftest import FAST_POLL
+from cmdcm.tests.serving.stubs import (
+    WAIT,
+    Stubs,
+    candidates_request,
+    failure,
+    metadata_request,
+    predict_request,
+    status_request,
+    wait_for,
+)
 
 Code = grpc.StatusCode
-WAIT = 20.0
-
-
-class Stubs:
-    """Stubs on a channel of their own."""
-
-    def __init__(self, target: str):
-        self.channel = grpc.insecure_channel(target)
-        self.prediction = prediction_service_pb2_grpc.PredictionServiceStub(self.channel)
-        self.model = model_service_pb2_grpc.ModelServiceStub(self.channel)
-        self.health = health_pb2_grpc.HealthStub(self.channel)
-
-    def states(self, name="tiny") -> dict[int, str]:
-        answer = self.model.GetModelStatus(status_request(name), timeout=WAIT)
-        state_name = get_model_status_pb2.ModelVersionStatus.State.Name
-        return {s.version: state_name(s.state) for s in answer.model_version_status}
-
-    def served_version(self) -> int:
-        answer = self.prediction.Predict(candidates_request(), timeout=WAIT)
-        return answer.model_spec.version.value
-
-    def healthy(self, service="") -> int:
-        request = health_pb2.HealthCheckRequest(service=service)
-        return self.health.Check(request, timeout=WAIT).status
 
 
 @pytest.fixture(scope="module")
@@ -69,51 +46,6 @@ def v1_stubs(v1_server):
     made = Stubs(v1_server.target)
     yield made
     made.channel.close()
-
-
-def predict_request(inputs, name="tiny", signature="", **spec) -> predict_pb2.PredictRequest:
-    request = predict_pb2.PredictRequest()
-    request.model_spec.name = name
-    request.model_spec.signature_name = signature
-    if "version" in spec:
-        request.model_spec.version.value = spec["version"]
-    if "label" in spec:
-        request.model_spec.version_label = spec["label"]
-    for key, value in inputs.items():
-        request.inputs[key].CopyFrom(tf.make_tensor_proto(value))
-    return request
-
-
-def candidates_request(count=3, **spec) -> predict_pb2.PredictRequest:
-    inputs = {**models.user_arrays(), **models.candidate_arrays(count)}
-    return predict_request(inputs, signature="score_candidates", **spec)
-
-
-def status_request(name, version=None) -> get_model_status_pb2.GetModelStatusRequest:
-    request = get_model_status_pb2.GetModelStatusRequest()
-    request.model_spec.name = name
-    if version is not None:
-        request.model_spec.version.value = version
-    return request
-
-
-def metadata_request(name, *fields) -> get_model_metadata_pb2.GetModelMetadataRequest:
-    request = get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=fields)
-    request.model_spec.name = name
-    return request
-
-
-def failure(call, request) -> grpc.RpcError:
-    with pytest.raises(grpc.RpcError) as caught:
-        call(request, timeout=WAIT)
-    return caught.value
-
-
-def wait_for(condition) -> None:
-    deadline = time.monotonic() + WAIT
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.01)
 
 
 def test_predict_echoes_name_version_and_signature(stubs):
@@ -301,29 +233,6 @@ def test_health(stubs):
     assert failure(stubs.health.Check, request).code() == Code.NOT_FOUND
 
 
-@pytest.mark.parametrize(
-    ("service", "call", "request_"),
-    [
-        ("prediction", "Classify", classification_pb2.ClassificationRequest()),
-        ("prediction", "Regress", regression_pb2.RegressionRequest()),
-        ("prediction", "MultiInference", inference_pb2.MultiInferenceRequest()),
-        ("model", "HandleReloadConfigRequest", model_management_pb2.ReloadConfigRequest()),
-    ],
-)
-def test_calls_that_are_not_served_yet(stubs, service, call, request_):
-    error = failure(getattr(getattr(stubs, service), call), request_)
-    assert error.code() == Code.UNIMPLEMENTED
-    assert call in error.details()
-
-
-def test_the_request_in_the_handbook_is_a_predict_request():
-    text = (ROOT / "docs" / "serving.md").read_text(encoding="utf-8")
-    (block,) = re.findall(r"```textproto\n(.*?)```", text, re.DOTALL)
-    request = text_format.Parse(block, predict_pb2.PredictRequest())
-    assert request.model_spec.signature_name == "score_candidates"
-    assert tf.make_ndarray(request.inputs["item_id"]).tolist() == [11, 12, 13]
-
-
 def test_a_message_above_the_limit_is_refused(exports):
     config = ServingConfig(port=0, rest_port=-1, max_message_mb=1)
     with EmbeddedServer(exports / "v1", "v1", config) as server:
@@ -345,6 +254,73 @@ def test_a_deadline_ends_a_slow_call_and_the_server_goes_on(v1_stubs):
     v1_stubs.prediction.Predict(release, timeout=WAIT)
     answer = v1_stubs.prediction.Predict(wait, timeout=WAIT)
     assert list(answer.outputs["taken"].float_val) == [3.0]
+
+
+def test_work_whose_caller_has_left_is_not_run(exports):
+    config = ServingConfig(port=0, rest_port=-1, grpc_max_threads=1)
+    with EmbeddedServer(exports / "v1", "v1", config) as server:
+        stubs = Stubs(server.target)
+        wait = predict_request({"token": np.float32(1)}, name="v1", signature="wait")
+        under_way = stubs.prediction.Predict.future(wait, timeout=WAIT)
+        served = server.models._served["v1"].versions._serving[1]
+        wait_for(lambda: served.users)
+        # The only thread is busy; this call would set the token that `wait` answers with.
+        late = predict_request({"token": np.float32(9)}, name="v1", signature="release")
+        with pytest.raises(grpc.RpcError) as caught:
+            stubs.prediction.Predict(late, timeout=0.2)
+        assert caught.value.code() == Code.DEADLINE_EXCEEDED
+        served.servable.predict("release", {"token": np.array(2, np.float32)})
+        assert list(under_way.result().outputs["taken"].float_val) == [3.0]
+        other = predict_request({"x": np.ones((1, 2), np.float32)}, name="v1")
+        stubs.prediction.Predict(other, timeout=WAIT)  # comes after `late`
+        again = stubs.prediction.Predict.future(wait, timeout=WAIT)
+        wait_for(lambda: served.users)
+        assert not again.done()
+        served.servable.predict("release", {"token": np.array(5, np.float32)})
+        assert list(again.result().outputs["taken"].float_val) == [6.0]
+
+
+def test_calls_above_the_bound_are_refused_and_the_others_answered(exports):
+    config = ServingConfig(port=0, rest_port=-1, grpc_max_threads=1)
+    with EmbeddedServer(exports / "v1", "v1", config) as server:
+        stubs = Stubs(server.target)
+        wait = predict_request({"token": np.float32(1)}, name="v1", signature="wait")
+        busy = stubs.prediction.Predict.future(wait, timeout=WAIT)
+        served = server.models._served["v1"].versions._serving[1]
+        wait_for(lambda: served.users)
+        request = predict_request({"x": np.ones((1, 2), np.float32)}, name="v1")
+        calls = [stubs.prediction.Predict.future(request, timeout=WAIT) for _ in range(60)]
+        try:
+            refused = [call for call in calls if _code(call, 0.2) not in (None, Code.OK)]
+        finally:
+            served.servable.predict("release", {"token": np.array(2, np.float32)})
+        assert {(call.code(), call.details()) for call in refused} == {
+            (Code.RESOURCE_EXHAUSTED, "Concurrent RPC limit exceeded!")
+        }
+        busy.result()
+        answered = [call for call in calls if call not in refused]
+        assert len(answered) >= 30
+        assert all(call.result().outputs["y"].float_val == [5.0] for call in answered)
+
+
+def _code(call, seconds) -> grpc.StatusCode | None:
+    try:
+        call.result(seconds)
+    except grpc.FutureTimeoutError:
+        return None
+    except grpc.RpcError as error:
+        return error.code()
+    return Code.OK
+
+
+def test_a_client_that_disconnects_leaves_the_server_as_it_was(v1_server, v1_stubs):
+    request = predict_request({"x": np.ones((1000, 2), np.float32)}, name="v1")
+    for _ in range(20):
+        gone = Stubs(v1_server.target)
+        gone.prediction.Predict.future(request, timeout=WAIT)
+        gone.channel.close()
+    answer = v1_stubs.prediction.Predict(request, timeout=WAIT)
+    assert list(answer.outputs["y"].float_val) == [5.0] * 1000
 
 
 def test_versions_are_swapped_without_a_failed_request(base, exports):
@@ -428,10 +404,13 @@ def test_stopping_drains_the_calls_under_way(exports):
     wait = predict_request({"token": np.float32(1)}, name="v1", signature="wait")
     release = predict_request({"token": np.float32(4)}, name="v1", signature="release")
     under_way = stubs.prediction.Predict.future(wait, timeout=WAIT)
-    wait_for(lambda: server.versions._serving[1].users)
-    with server.versions.use() as servable:
+    wait_for(lambda: server.models._served["v1"].versions._serving[1].users)
+    health = stubs.health.Watch(health_pb2.HealthCheckRequest(), timeout=WAIT)
+    assert next(health).status == health_pb2.HealthCheckResponse.SERVING
+    with server.models.use(model_pb2.ModelSpec(name="v1")) as servable:
         stopper = threading.Thread(target=server.stop)
         stopper.start()
+        assert next(health).status == health_pb2.HealthCheckResponse.NOT_SERVING
         wait_for(lambda: failed_to_connect(server.target, wait))
         assert not under_way.done()
         inputs = {"token": np.array(release.inputs["token"].float_val[0], np.float32)}
@@ -439,7 +418,7 @@ def test_stopping_drains_the_calls_under_way(exports):
         assert list(under_way.result().outputs["taken"].float_val) == [5.0]
     stopper.join(WAIT)
     assert not stopper.is_alive()
-    assert server.versions.available() == []
+    assert server.models.available("v1") == []
 
 
 def failed_to_connect(target, request) -> bool:

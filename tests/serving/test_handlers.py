@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from tensorflow_serving.apis import predict_pb2
 
 from cmdcm.serving.handlers import Handlers
+from cmdcm.serving.model_config import single_model_config
+from cmdcm.serving.models import Models
 from cmdcm.serving.status import StatusError
-from cmdcm.serving.versions import ModelVersions
-from cmdcm.tests.serving import models
+from cmdcm.tests.serving.models import candidate_arrays, user_arrays
 
 CALLERS_FAULT = {
     grpc.StatusCode.INVALID_ARGUMENT,
@@ -23,17 +24,17 @@ CALLERS_FAULT = {
 
 @pytest.fixture(scope="module")
 def handlers(exports):
-    versions = ModelVersions("tiny", exports / "tiny", poll_seconds=3600)
-    versions.start()
-    yield Handlers({"tiny": versions}, max_bytes=1 << 20)
-    versions.stop()
+    models = Models(poll_seconds=0)
+    models.reload(single_model_config("tiny", exports / "tiny"))
+    yield Handlers(models, max_bytes=1 << 20)
+    models.stop()
 
 
 def valid_request(signature: str) -> predict_pb2.PredictRequest:
     request = predict_pb2.PredictRequest()
     request.model_spec.name = "tiny"
     request.model_spec.signature_name = signature
-    inputs = {**models.user_arrays(), **models.candidate_arrays(2)}
+    inputs = {**user_arrays(), **candidate_arrays(2)}
     if signature == "serving_default":
         inputs = {"examples": np.array([b"", b""], object)}
     for name, value in inputs.items():

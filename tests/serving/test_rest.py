@@ -1,6 +1,7 @@
 """The REST routes of a running embedded server, and JSON <-> tensors."""
 
 import base64
+import gzip
 import http.client
 import json
 import socket
@@ -11,12 +12,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from tensorflow.core.protobuf import meta_graph_pb2
+from tensorflow_serving.apis import input_pb2, model_pb2
 
 from cmdcm.core.config import ServingConfig
+from cmdcm.serving.rest_examples import read_examples
 from cmdcm.serving.rest_json import parse_request, read_inputs, write_outputs
 from cmdcm.serving.server import EmbeddedServer
 from cmdcm.serving.status import StatusError
 from cmdcm.tests.serving import models
+from cmdcm.tests.serving.stubs import wait_for
 
 
 class Rest:
@@ -141,11 +145,13 @@ def test_metadata(rest):
         ("GET", "/elsewhere", 404),
         ("POST", "/v1/models/other:predict", 404),
         ("POST", "/v1/models/tiny/labels/stable:predict", 400),
-        ("POST", "/v1/models/tiny:classify", 501),
-        ("POST", "/v1/models/tiny:regress", 501),
+        ("POST", "/v1/models/tiny:classify", 400),
+        ("POST", "/v1/models/tiny:regress", 400),
+        ("GET", "/v1/models/tiny/metadata/more", 400),
         ("POST", "/v1/models/tiny:guess", 400),
         ("POST", "/v1/models/tiny", 400),
-        ("PUT", "/v1/models/tiny", 501),
+        ("PUT", "/v1/models/tiny", 400),
+        ("DELETE", "/v1/models/tiny", 400),
     ],
 )
 def test_routes_and_codes(rest, method, path, code):
@@ -214,23 +220,115 @@ def test_a_body_above_the_limit_is_refused(exports):
         assert rest.predict({"instances": [[1, 1]]}, "v1")[0] == 200
 
 
-def test_a_chunked_body_is_refused_and_the_connection_closed(rest):
-    fresh = Rest(rest.port)
-    fresh.connection.request(
-        "POST", "/v1/models/tiny:predict", iter([b"{}"]), {"Transfer-Encoding": "chunked"}
+def test_a_chunked_body(v1_rest):
+    body = iter([b'{"instan', b'ces": [[1, 1]]}'])
+    assert v1_rest.send("POST", "/v1/models/v1:predict", body) == (200, {"predictions": [[5.0]]})
+
+
+def test_a_chunked_body_above_the_limit_is_refused(exports):
+    config = ServingConfig(port=0, rest_port=0, max_message_mb=1)
+    with EmbeddedServer(exports / "v1", "v1", config) as server:
+        rest = Rest(server.rest_port)
+        code, _ = rest.send("POST", "/v1/models/v1:predict", iter([b" " * (1 << 20)] * 2))
+        assert code == 429
+
+
+def test_gzip_both_ways(v1_rest):
+    rows = [[1, 1]] * 1000
+    body = gzip.compress(json.dumps({"instances": rows}).encode())
+    v1_rest.connection.request(
+        "POST",
+        "/v1/models/v1:predict",
+        body,
+        {"Content-Encoding": "gzip", "Accept-Encoding": "gzip"},
     )
-    response = fresh.connection.getresponse()
-    assert response.status == 400
-    assert response.headers["Connection"] == "close"
-    assert "Content-Length" in json.loads(response.read())["error"]
+    response = v1_rest.connection.getresponse()
+    assert response.headers["Content-Encoding"] == "gzip"
+    answer = json.loads(gzip.decompress(response.read()))
+    assert answer == {"predictions": [[5.0]] * 1000}
 
 
-def test_what_is_not_http_is_answered_in_json(rest):
+@pytest.mark.parametrize(
+    ("encoding", "body", "code", "message"),
+    [
+        ("gzip", b"{}", 400, "not gzip"),
+        ("gzip", gzip.compress(b"{}")[:-1], 400, "ends too early"),
+        ("gzip", gzip.compress(b" " * (65 << 20)), 429, "larger than the limit"),
+        ("br", b"{}", 400, "Content-Encoding br is not supported"),
+    ],
+)
+def test_bodies_that_cannot_be_unpacked(rest, encoding, body, code, message):
+    got, answer = rest.send("POST", "/v1/models/tiny:predict", body, {"Content-Encoding": encoding})
+    assert got == code
+    assert message in answer["error"]
+
+
+def test_what_is_not_http_is_answered(rest):
     with socket.create_connection(("127.0.0.1", rest.port), timeout=20) as raw:
         raw.sendall(b"\x16\x03\x01 nonsense\r\n\r\n")
         answer = raw.makefile("rb").read()
     assert answer.startswith(b"HTTP/1.1 400")
-    assert b'{"error": ' in answer
+
+
+def test_a_request_that_takes_too_long(exports):
+    config = ServingConfig(port=0, rest_port=0, rest_api_timeout_in_ms=200, rest_api_num_threads=1)
+    with EmbeddedServer(exports / "v1", "v1", config) as server:
+        rest = Rest(server.rest_port)
+        code, answer = rest.predict({"signature_name": "wait", "inputs": 1}, "v1")
+        assert (code, answer) == (504, {"error": "Timed out after 200 ms"})
+        # The only thread is still busy: this one expires before it is run.
+        assert rest.predict({"instances": [[1, 1]]}, "v1")[0] == 504
+        with server.models.use(model_pb2.ModelSpec(name="v1")) as servable:
+            servable.predict("release", {"token": np.array(2, np.float32)})
+        wait_for(lambda: rest.predict({"instances": [[1, 1]]}, "v1")[0] == 200)
+
+
+def examples_rest(server, method, body) -> tuple[int, dict]:
+    rest = Rest(server.rest_port)
+    answer = rest.send("POST", f"/v1/models/examples:{method}", body)
+    rest.connection.close()
+    return answer
+
+
+@pytest.fixture(scope="module")
+def examples_server(exports):
+    with EmbeddedServer(exports / "examples", "examples") as server:
+        yield server
+
+
+def test_classify_and_regress(examples_server):
+    examples: list[dict[str, Any]] = [{"x": 0.5}, {"x": [2.0]}]
+    body: dict[str, Any] = {"signature_name": "classify", "examples": examples}
+    code, answer = examples_rest(examples_server, "classify", body)
+    assert (code, answer) == (
+        200,
+        {"results": [[["a", 0.5], ["b", 5.0]], [["a", 2.0], ["b", 20.0]]]},
+    )
+    body = {"signature_name": "regress", "examples": examples}
+    assert examples_rest(examples_server, "regress", body) == (200, {"results": [2.0, 5.0]})
+    body = {"signature_name": "regress", "context": {"x": 0.25}, "examples": [{}, {"x": 1.0}]}
+    assert examples_rest(examples_server, "regress", body) == (200, {"results": [1.5, 3.0]})
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ({}, "expecting 'examples'"),
+        ({"examples": []}, "expecting 'examples'"),
+        ({"examples": [3]}, "element 0 of 'examples': Example must be JSON object"),
+        ({"context": [], "examples": [{}]}, "context: Example must be JSON object"),
+        ({"examples": [{}, {"x": [1.0, 2]}]}, "element 1 of 'examples': Feature: x: Unexpected"),
+        ({"examples": [{"x": None}]}, "unexpected JSON type: NoneType"),
+        ({"examples": [{"x": {"b64": "?"}}]}, "Feature: x"),
+        ({"examples": [{"x": 2**63}]}, "is not an int64"),
+        ({"examples": [{"x": "\ud800"}]}, "Feature: x"),
+        ({"signature_name": "other", "examples": [{"x": 1.0}]}, "other"),
+    ],
+)
+def test_examples_that_do_not_fit(examples_server, body, message):
+    code, answer = examples_rest(examples_server, "regress", body)
+    assert code == 400
+    assert message in answer["error"]
 
 
 def signature(**inputs) -> meta_graph_pb2.SignatureDef:
@@ -264,6 +362,21 @@ def test_any_json_gives_tensors_or_invalid_argument(request_, wanted):
         assert error.code.name == "INVALID_ARGUMENT"
         return
     assert set(inputs) == set(wanted.inputs)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.fixed_dictionaries({}, optional={"examples": json_values, "context": json_values}))
+def test_any_json_gives_examples_or_invalid_argument(request_):
+    examples = input_pb2.Input()
+    try:
+        read_examples(json.dumps(request_).encode(), examples)
+    except StatusError as error:
+        assert error.code.name == "INVALID_ARGUMENT"
+        return
+    listed = getattr(examples, examples.WhichOneof("kind")).examples
+    assert len(listed) == len(request_["examples"])
+    for example, value in zip(listed, request_["examples"], strict=True):
+        assert set(example.features.feature) == set(value)
 
 
 @settings(deadline=None)

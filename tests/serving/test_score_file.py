@@ -12,6 +12,7 @@ from cmdcm.core.errors import ConfigError, DataError, ServingError
 from cmdcm.serving import score_file as module
 from cmdcm.serving.client import ScoringClient
 from cmdcm.serving.score_file import score_file
+from cmdcm.serving.scoring import SIGNATURES
 from cmdcm.serving.status import StatusError
 from cmdcm.tests.serving import models
 from cmdcm.tests.serving.rows import rows_table
@@ -70,7 +71,7 @@ def test_scores_equal_the_reference(client, tmp_path, suffixes, signature, reque
         np.testing.assert_allclose(scores[name], values, atol=1e-6)
 
 
-@pytest.mark.parametrize("signature", module.SIGNATURES)
+@pytest.mark.parametrize("signature", SIGNATURES)
 @pytest.mark.parametrize("suffix", module.SUFFIXES)
 def test_defaults_are_the_same_in_both_signatures(client, tmp_path, signature, suffix):
     table = rows_table([7, 7]).drop_columns(["key", "city", "clicked_item", "clicked_age", "hour"])

@@ -1,6 +1,5 @@
-"""Loading a SavedModel, its warm-up and its manifest; predicting with it."""
+"""Predicting with a loaded SavedModel."""
 
-import json
 import shutil
 
 import grpc
@@ -8,10 +7,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
-from tensorflow_serving.apis import prediction_log_pb2
 
-from cmdcm.core.files import MANIFEST, write_manifest
-from cmdcm.serving.servable import MAX_WARMUP_RECORDS, WARMUP_FILE, Servable
+from cmdcm.serving.loading import load_servable
 from cmdcm.serving.status import StatusError
 from cmdcm.tests.serving import models
 
@@ -21,12 +18,12 @@ PRECONDITION = grpc.StatusCode.FAILED_PRECONDITION
 
 @pytest.fixture(scope="module")
 def tiny(exports):
-    return Servable.load(exports / "tiny" / "2", "tiny", 2)
+    return load_servable(exports / "tiny" / "2", "tiny", 2)
 
 
 @pytest.fixture(scope="module")
 def v1(exports):
-    return Servable.load(exports / "v1" / "1", "v1", 1)
+    return load_servable(exports / "v1" / "1", "v1", 1)
 
 
 def request(count: int = 3) -> dict[str, np.ndarray]:
@@ -36,13 +33,6 @@ def request(count: int = 3) -> dict[str, np.ndarray]:
 def refused(servable, signature, inputs, outputs=()) -> StatusError:
     with pytest.raises(StatusError) as caught:
         servable.predict(signature, inputs, outputs)
-    return caught.value
-
-
-def load_error(path) -> StatusError:
-    with pytest.raises(StatusError) as caught:
-        Servable.load(path, "m", 5)
-    assert "version 5 of 'm'" in str(caught.value)
     return caught.value
 
 
@@ -124,92 +114,28 @@ def test_default_inputs_of_a_signature(exports, tmp_path):
     default = model.meta_graphs[0].signature_def["serving_default"].defaults["x"]
     default.CopyFrom(tf.make_tensor_proto(np.ones((1, 2), np.float32)))
     (path / "saved_model.pb").write_bytes(model.SerializeToString())
-    servable = Servable.load(path, "v1", 1)
+    servable = load_servable(path, "v1", 1)
     assert servable.predict("serving_default", {})["y"].tolist() == [[5]]
 
 
-def test_a_failing_warmup_record_fails_the_load(exports, tmp_path):
-    path = tmp_path / "1"
-    shutil.copytree(exports / "v1" / "1", path)
-    good = ("serving_default", {"x": np.ones((1, 2), np.float32)})
-    models.write_warmup(path, [good, good])
-    Servable.load(path, "v1", 1).close()
-    models.write_warmup(path, [good, ("serving_default", {"x": np.ones(2, np.float32)})])
-    error = load_error(path)
-    assert error.code == INVALID
-    assert "warm-up record 2: input 'x' should have shape [?,2]" in str(error)
-    models.write_warmup(path, [("other", {})])
-    assert load_error(path).code == PRECONDITION
+def test_single_values_are_arrays_too(v1):
+    got = v1.predict("lookup", {"word": np.array(b"green", object)})
+    assert (got["index"].shape, got["index"].dtype, got["index"].tolist()) == ((), np.int64, 1)
+    assert (got["word_bytes"].shape, got["word_bytes"].tolist()) == ((), b"green")
 
 
-def test_warmup_files_that_are_not_usable(exports, tmp_path):
-    path = tmp_path / "1"
-    shutil.copytree(exports / "v1" / "1", path)
-    (path / "assets.extra").mkdir()
-    warmup = path / WARMUP_FILE
-    warmup.write_bytes(b"this is no TFRecord at all")
-    assert load_error(path).code == grpc.StatusCode.DATA_LOSS
-    with tf.io.TFRecordWriter(str(warmup)) as writer:
-        writer.write(b"\xff\xff\xff")
-    assert "Failed to parse warmup record 1" in str(load_error(path))
-    log = prediction_log_pb2.PredictionLog()
-    log.predict_log.request.inputs["x"].CopyFrom(tf.make_tensor_proto([[1.0, 1.0]]))
-    with tf.io.TFRecordWriter(str(warmup)) as writer:
-        for _ in range(MAX_WARMUP_RECORDS + 1):
-            writer.write(log.SerializeToString())
-    assert "exceeds the maximum (1000)" in str(load_error(path))
+def test_a_runner_stands_between_predict_and_the_graph(exports):
+    calls = []
 
+    def make_runner(servable):
+        def run(signature_name, fed, outputs):
+            calls.append((signature_name, [len(array) for array in fed], outputs))
+            return servable.run(signature_name, [2 * array for array in fed], outputs)
 
-def test_other_kinds_of_warmup_are_passed_over(exports, tmp_path):
-    path = tmp_path / "1"
-    shutil.copytree(exports / "v1" / "1", path)
-    (path / "assets.extra").mkdir()
-    log = prediction_log_pb2.PredictionLog()
-    log.classify_log.request.model_spec.name = "v1"
-    with tf.io.TFRecordWriter(str(path / WARMUP_FILE)) as writer:
-        writer.write(log.SerializeToString())
-    Servable.load(path, "v1", 1).close()
+        return run
 
-
-def test_a_tampered_file_is_refused(base):
-    path = base / "1"
-    data = next(path.glob("variables/variables.data*"))
-    content = bytearray(data.read_bytes())
-    content[-1] ^= 1
-    data.write_bytes(content)
-    error = load_error(path)
-    assert error.code == grpc.StatusCode.DATA_LOSS
-    assert f"{data.relative_to(path)}: SHA-256 differs" in str(error)
-
-
-def test_an_added_file_is_refused(base):
-    (base / "1" / "extra.so").write_bytes(b"")
-    assert "extra.so: not in the manifest" in str(load_error(base / "1"))
-
-
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"files": 3}', '{"files": {"x": 1}}'])
-def test_a_manifest_that_is_none_is_refused(base, content):
-    (base / "1" / MANIFEST).write_text(content)
-    assert "manifest" in str(load_error(base / "1"))
-
-
-def test_every_file_of_ours_is_in_the_manifest(base):
-    listed = json.loads((base / "1" / MANIFEST).read_text())["files"]
-    assert WARMUP_FILE.as_posix() in listed
-
-
-@pytest.mark.parametrize("content", [b"", b"\xff\xff\xff\xff", b"not a model"])
-def test_a_broken_saved_model_is_refused(base, content):
-    path = base / "1"
-    (path / "saved_model.pb").write_bytes(content)
-    (path / MANIFEST).unlink()
-    write_manifest(path, {"kind": "export"})
-    load_error(path)
-
-
-def test_truncated_variables_are_refused(base):
-    path = base / "1"
-    (path / MANIFEST).unlink()
-    data = next(path.glob("variables/variables.data*"))
-    data.write_bytes(data.read_bytes()[:-2])
-    load_error(path)
+    servable = load_servable(exports / "v1" / "1", "v1", 1, make_runner)
+    got = servable.predict("", {"x": np.ones((3, 2), np.float32)})
+    assert got["y"].tolist() == [[10.0]] * 3
+    assert calls == [("serving_default", [3], ("y",))]
+    servable.close()

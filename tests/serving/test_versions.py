@@ -8,7 +8,10 @@ import pytest
 
 from cmdcm.core.errors import ServingError
 from cmdcm.serving.status import StatusError
-from cmdcm.serving.versions import ModelVersions, State
+from cmdcm.serving.version_policy import latest
+from cmdcm.serving.version_status import State
+from cmdcm.serving.versions import ModelVersions
+from cmdcm.tests.serving.stubs import wait_for
 
 
 class FakeServable:
@@ -37,7 +40,8 @@ def add(base, folder, content="good"):
 def versions(tmp_path):
     made = ModelVersions("m", tmp_path, poll_seconds=3600, load=LOAD)
     yield made
-    made.stop()
+    made.close()
+    made.join()
 
 
 def states(versions) -> dict[int, State]:
@@ -94,8 +98,8 @@ def test_a_version_in_use_is_unloaded_when_its_last_user_leaves(versions, tmp_pa
         assert states(versions)[1] == State.UNLOADING
         with pytest.raises(StatusError), versions.use(1):
             pass
+    wait_for(lambda: states(versions)[1] == State.END)
     assert outer.closed
-    assert states(versions)[1] == State.END
 
 
 def test_a_version_that_cannot_be_loaded_leaves_the_old_one(versions, tmp_path):
@@ -130,6 +134,44 @@ def test_a_failed_version_is_tried_again_when_its_files_change(versions, tmp_pat
     assert newest(versions) == 2
 
 
+def test_a_failed_version_is_tried_again_as_often_as_it_is_told(tmp_path):
+    add(tmp_path, "1")
+    attempts = []
+
+    def load(path, name, version) -> Any:
+        attempts.append(version)
+        return FakeServable(path, name, version)
+
+    versions = ModelVersions(
+        "m", tmp_path, poll_seconds=0, max_num_load_retries=2, load_retry_seconds=0, load=load
+    )
+    versions.start()
+    add(tmp_path, "2", "broken")
+    for _ in range(6):
+        versions.poll()
+        assert newest(versions) == 1
+        assert versions.statuses(2)[0].code == grpc.StatusCode.DATA_LOSS
+    assert attempts == [1, 2, 2, 2]
+    add(tmp_path, "2", "repaired")  # other files start over
+    versions.poll()
+    assert newest(versions) == 2
+
+
+def test_a_policy_that_wants_nothing_of_what_is_there_changes_nothing(versions, tmp_path):
+    add(tmp_path, "1")
+    add(tmp_path, "2")
+    versions.start()
+    versions.configure(tmp_path, lambda found: {44} & set(found))
+    versions.poll()
+    assert states(versions) == {2: State.AVAILABLE}
+    versions.configure(tmp_path, lambda found: {1} & set(found))
+    versions.poll()
+    assert newest(versions) == 1
+    add(tmp_path, "3")
+    versions.poll()
+    assert newest(versions) == 1
+
+
 def test_a_half_written_folder_waits_for_its_model_file(versions, tmp_path):
     add(tmp_path, "1")
     versions.start()
@@ -156,7 +198,7 @@ def test_a_base_path_that_vanishes_changes_nothing(versions, tmp_path):
     (tmp_path / "1" / "saved_model.pb").unlink()
     versions.poll()
     assert newest(versions) == 1
-    versions.base_path = tmp_path / "gone"
+    versions.configure(tmp_path / "gone", latest)
     versions.poll()
     assert newest(versions) == 1
 
@@ -201,7 +243,8 @@ def test_polls_in_a_thread_and_survives_surprises(tmp_path):
         add(tmp_path, "3")
         assert loaded.wait(10)
     finally:
-        versions.stop()
+        versions.close()
+        versions.join()
     assert states(versions)[3] == State.END
     assert versions.available() == []
 

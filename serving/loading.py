@@ -1,0 +1,67 @@
+"""Loading a version: its files are verified and its graph checked before anything of it runs."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import grpc
+import tensorflow as tf
+
+from cmdcm.core.errors import CmdcmError
+from cmdcm.core.files import MANIFEST, verify_manifest
+from cmdcm.export.trust import check_saved_model
+from cmdcm.serving.servable import Runner, Servable
+from cmdcm.serving.session_loader import load_into_session
+from cmdcm.serving.status import StatusError, from_exception
+from cmdcm.serving.warmup import warm_up
+
+
+def load_servable(
+    path: Path,
+    name: str,
+    version: int,
+    make_runner: Callable[[Servable], Runner] | None = None,
+    *,
+    warm: bool = True,
+) -> Servable:
+    """Verifies, loads and warms up the version directory `path`.
+
+    Args:
+        path: The directory of the SavedModel.
+        name: Name of the model.
+        version: Number of the version.
+        make_runner: How `Servable.predict` runs signatures; None for one run of the graph a call.
+        warm: Run its warm-up requests.
+
+    Raises:
+        StatusError: DATA_LOSS, the files differ from the manifest; FAILED_PRECONDITION, the graph
+            holds what a model may not; else why the SavedModel cannot be loaded, or the code of
+            the warm-up request that failed.
+    """
+    path = Path(path)
+    try:
+        _verify(path)
+        session = tf.compat.v1.Session(graph=tf.Graph())
+        try:
+            meta_graph = load_into_session(session, path)
+            servable = Servable(name, version, session, meta_graph.signature_def, make_runner)
+            if warm:
+                warm_up(servable, path)
+        except BaseException:
+            session.close()
+            raise
+    except Exception as error:  # any fault of a model's files fails this version, not us
+        status = from_exception(error)
+        raise StatusError(status.code, f"version {version} of {name!r}: {status}") from error
+    return servable
+
+
+def _verify(path: Path) -> None:
+    if (path / MANIFEST).exists():
+        try:
+            verify_manifest(path)
+        except (CmdcmError, KeyError, TypeError, AttributeError) as error:
+            raise StatusError(grpc.StatusCode.DATA_LOSS, f"manifest: {error}") from error
+    try:
+        check_saved_model(path)
+    except CmdcmError as error:
+        raise StatusError(grpc.StatusCode.FAILED_PRECONDITION, str(error)) from error
