@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import tensorflow as tf
 
-from cmdcm.benchmarks.example_rows import benchmark_spec, example_rows
+from cmdcm.benchmarks.example_rows import benchmark_spec, example_rows, python_example
 from cmdcm.benchmarks.harness import BUILD, Target, medians, report, timed
 from cmdcm.features.encode import canonical, write_tfrecords
 
@@ -61,17 +61,7 @@ def main() -> int:
 def _write_with_python(rows: list[dict], path: Path) -> None:
     with tf.io.TFRecordWriter(str(path)) as writer:
         for row in rows:
-            example = tf.train.Example()
-            for name, value in row.items():
-                feature = example.features.feature[name]
-                values = value if isinstance(value, list) else [value]
-                if values and isinstance(values[0], str):
-                    feature.bytes_list.value.extend(v.encode() for v in values)
-                elif values and isinstance(values[0], float):
-                    feature.float_list.value.extend(values)
-                else:
-                    feature.int64_list.value.extend(values)
-            writer.write(example.SerializeToString())
+            writer.write(python_example(row))
 
 
 def _start_tfx_bsl(table: pa.Table, path: Path) -> subprocess.Popen:

@@ -1,7 +1,11 @@
 """Random rows of examples with the real feature spec, for benchmarks of encoder and input."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
+import tensorflow as tf
 
 from cmdcm.core.config import Config
 from cmdcm.datasets.calendar import calendar_of
@@ -28,6 +32,21 @@ def example_rows(spec: FeatureSpec, rows: int, seed: int) -> pa.Table:
         for name, columns in spec.sequences().items()
     }
     return pa.table({f.name: _column(f, rows, lengths, random) for f in spec.features})
+
+
+def python_example(row: Mapping[str, Any]) -> bytes:
+    """Serializes a row value by value with protobuf, as a plain Python client does."""
+    example = tf.train.Example()
+    for name, value in row.items():
+        feature = example.features.feature[name]
+        values = value if isinstance(value, list) else [value]
+        if values and isinstance(values[0], str):
+            feature.bytes_list.value.extend(v.encode() for v in values)
+        elif values and isinstance(values[0], float):
+            feature.float_list.value.extend(values)
+        else:
+            feature.int64_list.value.extend(values)
+    return bytes(example.SerializeToString())
 
 
 def _column(

@@ -9,7 +9,7 @@ writes them and an export's warm-up file is. Both layouts of `cmdcm.export.signa
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -85,21 +85,30 @@ def read_requests(
     """
     served = ServedFeatures(files=len(files))
     reader = _Reader(spec, served, max_bytes)
+    for log in read_logs(files):
+        if served.rows >= max_rows:
+            served.complete = False
+            break
+        reader.add(log)
+    served.columns = reader.columns()
+    return served
+
+
+def read_logs(files: Sequence[Path]) -> Iterator[prediction_log_pb2.PredictionLog]:
+    """Yields the records of TFRecords of PredictionLog, plain or gzip.
+
+    Raises:
+        DataError: A file is missing, corrupted, or holds something else.
+    """
     for file in files:
         for number, record in enumerate(read_records(file)):
-            if served.rows >= max_rows:
-                served.complete = False
-                break
             try:
-                log = prediction_log_pb2.PredictionLog.FromString(record)
+                yield prediction_log_pb2.PredictionLog.FromString(record)
             except DecodeError as error:
                 raise DataError(
                     f"{file}: record {number} is no PredictionLog ({error}); pass the files that "
                     "TensorFlow Serving's request logging wrote"
                 ) from error
-            reader.add(log)
-    served.columns = reader.columns()
-    return served
 
 
 class _Reader:

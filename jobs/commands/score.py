@@ -6,18 +6,15 @@ from pathlib import Path
 import numpy as np
 
 from cmdcm.core.config import Config
-from cmdcm.core.errors import ConfigError, DataError
-from cmdcm.features.spec import FeatureSpec
+from cmdcm.jobs.served_model import add_spec_arguments, load_spec
 from cmdcm.serving.client import ScoringClient
-from cmdcm.serving.score_file import SIGNATURES, score_file
-from cmdcm.serving.versions import find_versions
+from cmdcm.serving.score_file import score_file
+from cmdcm.serving.scoring import SIGNATURES
 
 EXAMPLE = (
     "cmdcm score --target 127.0.0.1:8500 --model_base_path out/serving/cmdcm "
     "--input rows.parquet --output scores.parquet --keep user_id --keep item_id"
 )
-
-SPEC_FILE = Path("assets.extra") / "feature_spec.json"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,12 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="serving_default sends each row as a tf.train.Example; score_candidates sends "
         "consecutive rows of one user as one request (default: %(default)s)",
     )
-    parser.add_argument("--spec", type=Path, help="feature_spec.json of the model")
-    parser.add_argument(
-        "--model_base_path",
-        type=Path,
-        help="export directory to take the newest version's spec from, if --spec is not given",
-    )
+    add_spec_arguments(parser)
     parser.add_argument("--model_name", help="name of the served model (default: export.name)")
     parser.add_argument(
         "--keep",
@@ -52,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, config: Config) -> int:
     """Scores the file and prints a summary."""
-    spec = _load_spec(args)
+    spec = load_spec(args)
     target = args.target or f"{config.serving.host}:{config.serving.port}"
     with ScoringClient(
         target,
@@ -72,19 +64,3 @@ def run(args: argparse.Namespace, config: Config) -> int:
     print(f"latency p50 {p50:.1f} ms, p99 {p99:.1f} ms")
     print(f"scores in {args.output}")
     return 0
-
-
-def _load_spec(args: argparse.Namespace) -> FeatureSpec:
-    if args.spec is not None:
-        return FeatureSpec.load(args.spec)
-    if args.model_base_path is None:
-        raise ConfigError(
-            "the model's features are needed: pass --spec FILE (feature_spec.json of the export) "
-            "or --model_base_path DIR (the export directory)"
-        )
-    if not args.model_base_path.is_dir():
-        raise DataError(f"--model_base_path {args.model_base_path} is not a directory")
-    versions = find_versions(args.model_base_path)
-    if not versions:
-        raise DataError(f"--model_base_path {args.model_base_path} holds no exported version")
-    return FeatureSpec.load(versions[max(versions)] / SPEC_FILE)

@@ -15,9 +15,11 @@ import pytest
 from cmdcm.core.config import Config, ServingConfig, load_config
 from cmdcm.core.errors import CmdcmError, ConfigError, DataError, ServingError
 from cmdcm.jobs.commands import score, serve
+from cmdcm.serving.binary import binary_command
 from cmdcm.serving.server import EmbeddedServer
 from cmdcm.tests.serving import models
 from cmdcm.tests.serving.rows import rows_table
+from cmdcm.tests.serving.stubs import Stubs, candidates_request, failure
 
 WAIT = 120
 READY = re.compile(
@@ -149,8 +151,72 @@ def test_serve_without_a_model(tmp_path, folder, message):
 
 def test_serve_with_a_port_that_is_none(tmp_path):
     args = parse(serve, "--model_base_path", tmp_path, "--port", 70000)
-    with pytest.raises(ConfigError, match="--port and --rest_api_port"):
+    with pytest.raises(ConfigError, match=r"flags of serve \(port\)(.|\n)*65535"):
         serve.run(args, Config())
+
+
+def test_serve_needs_something_to_serve():
+    with pytest.raises(ConfigError, match="set --model_base_path, or --model_config_file"):
+        serve.run(parse(serve), Config())
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--batching_parameters_file", "b"], "enable_batching is not"),
+        (["--port", 9, "--rest_api_port", 9], "port and rest_port are both 9"),
+        (["--grpc_channel_arguments", "a=1,b"], "'b' is not key=value"),
+    ],
+)
+def test_serve_with_flags_that_do_not_fit(tmp_path, flags, message):
+    args = parse(serve, "--model_base_path", tmp_path, *flags)
+    with pytest.raises(ConfigError, match=message):
+        serve.run(args, Config())
+
+
+# Of tensorflow_model_server; each in the form that its users write, with the setting it makes.
+FLAGS = {
+    "--port=9": ("port", 9),
+    "--grpc_socket_path=/tmp/s": ("grpc_socket_path", "/tmp/s"),  # noqa: S108
+    "--grpc_max_threads=3": ("grpc_max_threads", 3),
+    "--grpc_channel_arguments=a=1": ("grpc_channel_arguments", "a=1"),
+    "--ssl_config_file=f": ("ssl_config_file", "f"),
+    "--rest_api_port=10": ("rest_port", 10),
+    "--rest_api_timeout_in_ms=7": ("rest_api_timeout_in_ms", 7),
+    "--rest_api_num_threads=2": ("rest_api_num_threads", 2),
+    "--model_config_file=m": ("model_config_file", "m"),
+    "--model_config_file_poll_wait_seconds=4": ("model_config_file_poll_wait_seconds", 4),
+    "--file_system_poll_wait_seconds=5": ("poll_seconds", 5),
+    "--monitoring_config_file=p": ("monitoring_config_file", "p"),
+    "--enable_batching=true": ("enable_batching", True),
+    "--enable_batching": ("enable_batching", True),
+    "--enable_batching=false": ("enable_batching", False),
+    "--batching_parameters_file=b": ("batching_parameters_file", "b"),
+    "--max_num_load_retries=0": ("max_num_load_retries", 0),
+    "--load_retry_interval_micros=6": ("load_retry_interval_micros", 6),
+    "--allow_version_labels_for_unavailable_models=true": (
+        "allow_version_labels_for_unavailable_models",
+        True,
+    ),
+}
+
+
+@pytest.mark.parametrize("flag", FLAGS)
+def test_flags_are_settings(flag, monkeypatch, tmp_path):
+    served = []
+    monkeypatch.setattr(serve, "run_server", lambda config, *_, **__: served.append(config))
+    needed = ["--enable_batching"] if "batching_parameters" in flag else []
+    args = parse(serve, "--model_base_path", tmp_path, *needed, flag)
+    assert serve.run(args, Config()) == 0
+    name, value = FLAGS[flag]
+    assert getattr(served[0], name) == value
+
+
+def test_the_version_flag(capsys):
+    with pytest.raises(SystemExit) as caught:
+        parse(serve, "--version")
+    assert caught.value.code == 0
+    assert re.fullmatch(r"cmdcm \S+, TensorFlow 2\.21\.\d+\n", capsys.readouterr().out)
 
 
 @pytest.fixture
@@ -196,9 +262,59 @@ def test_the_installed_binary_cannot_choose_ports(base, binary):
         serve.run(args, Config())
 
 
+def test_all_flags_are_passed_on_to_the_binary(tmp_path):
+    settings = {
+        "model_config_file": "/m",
+        "model_config_file_poll_wait_seconds": 0.2,
+        "enable_batching": True,
+        "batching_parameters_file": "/b",
+        "ssl_config_file": "/s",
+        "monitoring_config_file": "/p",
+        "grpc_socket_path": "/u",
+        "grpc_max_threads": 64,
+        "grpc_channel_arguments": "a=1",
+        "rest_api_timeout_in_ms": 5,
+        "rest_api_num_threads": 6,
+        "max_num_load_retries": 0,
+        "load_retry_interval_micros": 7,
+        "allow_version_labels_for_unavailable_models": True,
+        "poll_seconds": 0,
+    }
+    command = binary_command("tms", ServingConfig(**settings), None, "ignored")
+    assert set(command) == {
+        "tms",
+        "--port=8500",
+        "--rest_api_port=8501",
+        "--file_system_poll_wait_seconds=0",
+        "--model_config_file=/m",
+        "--model_config_file_poll_wait_seconds=1",
+        "--enable_batching=true",
+        "--batching_parameters_file=/b",
+        "--ssl_config_file=/s",
+        "--monitoring_config_file=/p",
+        "--grpc_socket_path=/u",
+        "--grpc_max_threads=64",
+        "--rest_api_timeout_in_ms=5",
+        "--rest_api_num_threads=6",
+        "--max_num_load_retries=0",
+        "--load_retry_interval_micros=7",
+        "--allow_version_labels_for_unavailable_models=true",
+        "--grpc_channel_arguments=grpc.max_receive_message_length=67108864,"
+        "grpc.max_send_message_length=67108864,a=1",
+    }
+
+
+def test_grpc_channel_arguments_reach_grpc(base):
+    arguments = "grpc.max_receive_message_length=100,grpc.primary_user_agent=x"
+    config = ServingConfig(port=0, rest_port=-1, grpc_channel_arguments=arguments)
+    with EmbeddedServer(base, "tiny", config) as server:
+        error = failure(Stubs(server.target).prediction.Predict, candidates_request())
+    assert error.code().name == "RESOURCE_EXHAUSTED"
+
+
 @pytest.mark.parametrize(("host", "warned"), [("0.0.0.0", True), ("127.0.0.1", False)])  # noqa: S104
 def test_a_host_that_others_reach_is_warned_of(base, caplog, host, warned):
-    config = ServingConfig(host=host, port=0, rest_port=-1)
+    config = ServingConfig(host=host, port=0, rest_port=-1, allow_plaintext=True)
     with caplog.at_level("WARNING", logger="absl"), EmbeddedServer(base, "tiny", config):
         pass
     assert ("without TLS" in caplog.text) == warned

@@ -1,0 +1,1 @@
+"""Deployment files for TensorFlow Serving: text protos, image, compose, Kubernetes."""

@@ -1,0 +1,1 @@
+"""Rolling versions out on running servers: canary, promote, roll back."""

@@ -1,0 +1,168 @@
+"""How far a canary's scores are from stable's, on the same requests.
+
+The requests are a TFRecord of PredictionLog: a sample of the traffic (`cmdcm.serving.request_log`),
+or an export's warm-up. Both versions answer each, so that nothing but the version differs.
+"""
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from tensorflow_serving.apis import predict_pb2
+
+from cmdcm.core.config import RolloutConfig
+from cmdcm.core.errors import DataError
+from cmdcm.jobs.prediction_logs import read_logs
+from cmdcm.jobs.rollout.server import Server
+
+_BINS = 10
+
+
+@dataclass(frozen=True)
+class Shift:
+    """The change from stable's scores to the canary's.
+
+    Attributes:
+        requests: Requests replayed.
+        rows: Scores compared: those that are finite.
+        mean_stable: Mean score of the stable version.
+        mean_canary: Mean score of the canary.
+        mean_shift: Absolute difference of the means, as a share of stable's.
+        max_shift: Largest absolute difference of a single score.
+        psi: Population stability index.
+        not_finite: Scores of the canary that are no finite number.
+    """
+
+    requests: int
+    rows: int
+    mean_stable: float
+    mean_canary: float
+    mean_shift: float
+    max_shift: float
+    psi: float
+    not_finite: int
+
+    def as_dict(self) -> dict[str, float]:
+        """Returns the shift as JSON can hold it."""
+        return asdict(self)
+
+    def excesses(self, bounds: RolloutConfig) -> list[str]:
+        """Returns the reasons against a promotion; none if all is within the bounds."""
+        if self.not_finite:
+            return [f"{self.not_finite} scores of the canary are not finite"]
+        if self.rows < bounds.min_rows:
+            return [
+                f"{self.rows} scores are too few to compare (rollout.min_rows = "
+                f"{bounds.min_rows}); pass logged requests with --replay"
+            ]
+        measured = (
+            ("psi", self.psi, "max_psi", bounds.max_psi),
+            ("shift of the mean", self.mean_shift, "max_mean_shift", bounds.max_mean_shift),
+            ("largest shift", self.max_shift, "max_score_shift", bounds.max_score_shift),
+        )
+        return [
+            f"{name} {value:.4g} is above rollout.{setting} = {bound:g}"
+            for name, value, setting, bound in measured
+            if value > bound
+        ]
+
+
+def psi(reference: np.ndarray, other: np.ndarray) -> float:
+    """Returns the population stability index of two samples.
+
+    PSI = sum over bins of (q - p) ln(q / p), with the shares p of the reference and q of the other
+    sample in bins between the reference's deciles; half an observation is added to every bin, so
+    that an empty one gives no infinity. Below 0.1 counts as no change, above 0.25 as a change of
+    the population (Siddiqi, Credit Risk Scorecards, 2006). It is blind to what stays within a bin:
+    a constant reference has two bins, and no increase leaves the upper one.
+
+    Args:
+        reference: Scores, [N], N at least 1.
+        other: Scores, [M], M at least 1.
+
+    Example:
+        >>> scores = np.linspace(0, 1, 1000)
+        >>> psi(scores, scores)
+        0.0
+        >>> psi(scores, scores**2) > 0.25
+        True
+    """
+    edges = np.unique(np.quantile(reference, np.linspace(0, 1, _BINS + 1)[1:-1]))
+
+    def shares(sample: np.ndarray) -> np.ndarray:
+        places = np.searchsorted(edges, sample, side="right")
+        counts = np.bincount(places, minlength=len(edges) + 1) + 0.5
+        return counts / counts.sum()
+
+    p, q = shares(reference), shares(other)
+    return float(np.sum((q - p) * np.log(q / p)))
+
+
+def score_shift(stable: np.ndarray, canary: np.ndarray, requests: int) -> Shift:
+    """Compares the scores of the same rows, [N] each.
+
+    Rows with a score that is not finite are left out of the other figures.
+    """
+    finite = np.isfinite(stable) & np.isfinite(canary)
+    before, after = stable[finite], canary[finite]
+    broken = int(np.sum(~np.isfinite(canary)))
+    if not len(before):
+        return Shift(requests, 0, 0.0, 0.0, 0.0, 0.0, 0.0, broken)
+    means = float(np.mean(before)), float(np.mean(after))
+    change = abs(means[1] - means[0])
+    return Shift(
+        requests=requests,
+        rows=len(before),
+        mean_stable=means[0],
+        mean_canary=means[1],
+        mean_shift=change / abs(means[0]) if means[0] else float(change > 0),
+        max_shift=float(np.max(np.abs(after - before))),
+        psi=psi(before, after),
+        not_finite=broken,
+    )
+
+
+def replay(
+    server: Server,
+    requests: Iterable[predict_pb2.PredictRequest],
+    stable: int,
+    canary: int,
+    output: str,
+) -> Shift:
+    """Replays requests on two versions of a server.
+
+    Raises:
+        StatusError: A call failed.
+        ServingError: A version lacks the output.
+        DataError: The versions answer another number of scores to the same request.
+    """
+    pairs: list[tuple[np.ndarray, np.ndarray]] = []
+    for request in requests:
+        before = server.scores(request, stable, output)
+        after = server.scores(request, canary, output)
+        if len(before) != len(after):
+            raise DataError(
+                f"request {len(pairs)}: version {stable} answers {len(before)} scores, version "
+                f"{canary} {len(after)}"
+            )
+        pairs.append((before, after))
+    if not pairs:
+        return score_shift(np.zeros(0), np.zeros(0), 0)
+    before, after = (np.concatenate(side) for side in zip(*pairs, strict=True))
+    return score_shift(before, after, len(pairs))
+
+
+def read_requests(files: Sequence[Path], limit: int) -> Iterator[predict_pb2.PredictRequest]:
+    """Yields the Predict requests of TFRecords of PredictionLog; other kinds are passed over.
+
+    Args:
+        files: The files, plain or gzip.
+        limit: Requests after which reading ends.
+
+    Raises:
+        DataError: A file is missing, corrupted, or holds something else.
+    """
+    found = (log.predict_log.request for log in read_logs(files) if log.HasField("predict_log"))
+    yield from itertools.islice(found, limit)
