@@ -17,6 +17,7 @@ graphs and of all functions in the library, whether a signature reaches it or no
 Asset names stay inside the model's `assets` folder and symbolic links inside its directory.
 """
 
+import operator
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
@@ -125,6 +126,10 @@ _Place = tuple[str, str]
 """A node: the name of its function, empty for the graph itself, and its own name."""
 
 
+function_library = operator.attrgetter("library")
+"""From a GraphDef to its FunctionDefLibrary."""
+
+
 class _Graph:
     """The nodes of one meta graph and of its functions, and who feeds and calls whom."""
 
@@ -134,13 +139,15 @@ class _Graph:
             ("", node.name): node for node in meta_graph.graph_def.node
         }
         self.arguments: dict[_Place, int] = {}
-        for function in meta_graph.graph_def.library.function:
+        functions = function_library(meta_graph.graph_def).function
+        for function in functions:
             name = function.signature.name
             self.nodes |= {(name, node.name): node for node in function.node_def}
             for n, argument in enumerate(function.signature.input_arg):
                 self.arguments[name, argument.name] = n
         self.bodies: dict[str, list[_Place]] = {
-            function.signature.name: [] for function in meta_graph.graph_def.library.function
+            function.signature.name: []
+            for function in function_library(meta_graph.graph_def).function
         }
         self.callers: dict[str, list[_Place]] = {}
         for place, node in self.nodes.items():

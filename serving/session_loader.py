@@ -15,6 +15,8 @@ from tensorflow.core.protobuf import meta_graph_pb2
 from tensorflow.python.saved_model import loader_impl
 from tensorflow.python.util import deprecation
 
+from cmdcm.export.trust import function_library
+
 
 def load_into_session(session: tf.compat.v1.Session, path: Path) -> meta_graph_pb2.MetaGraphDef:
     """Loads as `tf.compat.v1.saved_model.load` does with the tag `serve`.
@@ -38,18 +40,19 @@ class _PiecewiseLoader(loader_impl.SavedModelLoader):
         graph_def = self.get_meta_graph_def_from_tags(tags).graph_def
         library = function_pb2.FunctionDefLibrary()
         if not _calls_by_op(graph_def):
-            library.CopyFrom(graph_def.library)
+            library.CopyFrom(function_library(graph_def))
             graph_def.ClearField("library")
         imported = super().load_graph(graph, tags, *args, **kwargs)
         with graph.as_default():
             for function in library.function:
-                piece = graph_pb2.GraphDef(versions=graph_def.versions)
-                piece.library.function.append(function)
+                alone = function_pb2.FunctionDefLibrary(function=[function])
+                piece = graph_pb2.GraphDef(versions=graph_def.versions, library=alone)
                 tf.import_graph_def(piece, name="")
         return imported
 
 
 def _calls_by_op(graph_def: graph_pb2.GraphDef) -> bool:
     """Whether functions are ops or have gradients, as in TensorFlow 1; such a graph goes whole."""
-    names = {function.signature.name for function in graph_def.library.function}
-    return bool(graph_def.library.gradient) or any(node.op in names for node in graph_def.node)
+    library = function_library(graph_def)
+    names = {function.signature.name for function in library.function}
+    return bool(library.gradient) or any(node.op in names for node in graph_def.node)

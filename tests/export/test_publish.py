@@ -18,6 +18,7 @@ from cmdcm.export import publish
 from cmdcm.export.model_card import model_card
 from cmdcm.export.publish import export_model
 from cmdcm.export.saved_model import save_model
+from cmdcm.export.trust import function_library
 from cmdcm.export.versions import versions
 from cmdcm.export.warmup import WARMUP_FILE
 from cmdcm.features.dataset import ExampleSet
@@ -242,7 +243,7 @@ def test_signatures_have_the_methods_and_the_one_input_that_multi_inference_asks
         "regress": "tensorflow/serving/regress",
     }
     assert len({graph.signature_def[n].inputs["inputs"].name for n in ("classify", "regress")}) == 1
-    assert not graph.graph_def.library.function
+    assert not function_library(graph.graph_def).function
     assert {n.op for n in graph.graph_def.node}.isdisjoint({"AssignAddVariableOp", "If", "While"})
 
 
