@@ -22,6 +22,7 @@ from typing import BinaryIO, cast
 import numpy as np
 import pyarrow as pa
 
+from cmdcm.core.closing import Closing
 from cmdcm.core.errors import DataError
 from cmdcm.core.files import staged_file
 from cmdcm.features.tfrecord import gzip_writer
@@ -116,7 +117,7 @@ def write_tfrecords(path: Path, tables: Iterable[pa.Table], gzip: bool = False) 
     return writer.records
 
 
-class RecordWriter:
+class RecordWriter(Closing):
     """Writes tables to one TFRecord file and hashes its bytes on the way.
 
     Attributes:
@@ -151,12 +152,6 @@ class RecordWriter:
     def sha256(self) -> str:
         """Returns the hexadecimal SHA-256 of the closed file."""
         return self._digest.hexdigest()
-
-    def __enter__(self) -> "RecordWriter":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 def canonical(array: pa.Array, name: str) -> pa.Array | None:

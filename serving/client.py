@@ -15,6 +15,7 @@ import grpc
 import grpc.aio
 from tensorflow_serving.apis import prediction_service_pb2_grpc
 
+from cmdcm.core.closing import Closing
 from cmdcm.features.spec import FeatureSpec
 from cmdcm.serving.channels import ClientTls, open_channel
 from cmdcm.serving.request_log import RequestLog
@@ -148,7 +149,7 @@ class Client(abc.ABC, Generic[Answer]):
         return time.monotonic() + self._scoring.deadline_ms / 1000
 
 
-class ScoringClient(Client[Scores]):
+class ScoringClient(Client[Scores], Closing):
     """Scores users and candidates with a served model; safe to call from many threads.
 
     Takes the arguments of `Client` and has its calls.
@@ -162,17 +163,6 @@ class ScoringClient(Client[Scores]):
     def close(self) -> None:
         """Closes the channel."""
         self._channel.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _run(self, plan: Plan) -> Scores:
         deadline = self._deadline()

@@ -4,7 +4,7 @@ Checks, messages and codes follow TensorFlow Serving's `predict_util.cc`, `class
 `regressor.cc` and `multi_inference.cc`.
 """
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 import grpc
 import numpy as np
@@ -73,9 +73,7 @@ def classify(
         StatusError: INVALID_ARGUMENT for a signature that is unknown or does not classify, no
             examples, or outputs of a wrong shape or type; else the code of the TensorFlow error.
     """
-    signature_name = request.model_spec.signature_name or DEFAULT_SIGNATURE
-    check_classifier(_find(servable, signature_name, "No signature was found with the name"))
-    examples = serialized_examples(request.input, max_bytes)
+    signature_name, examples = _asked(servable, request, check_classifier, max_bytes)
     return classification_pb2.ClassificationResponse(
         result=run_classifier(servable, signature_name, examples),
         model_spec=_model_spec(servable, signature_name),
@@ -96,9 +94,7 @@ def regress(
         StatusError: INVALID_ARGUMENT for a signature that is unknown or no regression, no examples,
             or an output of a wrong shape or type; else the code of the TensorFlow error.
     """
-    signature_name = request.model_spec.signature_name or DEFAULT_SIGNATURE
-    check_regressor(_find(servable, signature_name, "No signature was found with the name"))
-    examples = serialized_examples(request.input, max_bytes)
+    signature_name, examples = _asked(servable, request, check_regressor, max_bytes)
     return regression_pb2.RegressionResponse(
         result=run_regressor(servable, signature_name, examples),
         model_spec=_model_spec(servable, signature_name),
@@ -156,6 +152,18 @@ def serialized_examples(request: input_pb2.Input, max_bytes: int) -> np.ndarray:
             f"limit of {max_bytes} bytes"
         )
     return byte_strings([context + example.SerializeToString() for example in examples])
+
+
+def _asked(
+    servable: Servable,
+    request: classification_pb2.ClassificationRequest | regression_pb2.RegressionRequest,
+    check: Callable[[meta_graph_pb2.SignatureDef], None],
+    max_bytes: int,
+) -> tuple[str, np.ndarray]:
+    """Returns the checked signature of a request by name, and its serialized examples."""
+    signature_name = request.model_spec.signature_name or DEFAULT_SIGNATURE
+    check(_find(servable, signature_name, "No signature was found with the name"))
+    return signature_name, serialized_examples(request.input, max_bytes)
 
 
 def _model_spec(servable: Servable, signature_name: str) -> model_pb2.ModelSpec:

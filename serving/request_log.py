@@ -15,20 +15,19 @@ import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import numpy as np
 import tensorflow as tf
 from absl import logging
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
+from cmdcm.core.closing import Closing
 from cmdcm.core.errors import ConfigError, OutputError
 from cmdcm.core.files import output_errors, staged_file
 from cmdcm.serving.tensors import to_proto
 
 
-class RequestLog:
+class RequestLog(Closing):
     """Writes a sample of requests to files that appear when they are complete.
 
     A file is `NAME-TIME-PROCESS-NUMBER.tfrecord`; until it is complete it is hidden, and a process
@@ -127,17 +126,6 @@ class RequestLog:
         """Writes what is queued and completes the last file."""
         self._queue.put(None)
         self._thread.join()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _write_files(self) -> None:
         closed = False

@@ -1,8 +1,7 @@
 """One running server, as a roll-out sees it: states of versions, labels, reload, scores."""
 
 import socket
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import grpc
 import numpy as np
@@ -17,6 +16,7 @@ from tensorflow_serving.apis import (
 )
 from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
+from cmdcm.core.closing import Closing
 from cmdcm.core.errors import ConfigError, ServingError
 from cmdcm.serving.channels import ClientTls, open_channel
 from cmdcm.serving.handlers import SIGNATURE_DEF
@@ -60,7 +60,7 @@ def addresses(targets: list[str]) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-class Server:
+class Server(Closing):
     """A running server, real or embedded.
 
     Args:
@@ -185,17 +185,6 @@ class Server:
                 error.code(),
                 f"{what} at {self.target} failed: {error.code().name}: {error.details()}",
             ) from error
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _code(number: int) -> Any:
