@@ -27,7 +27,7 @@ from cmdcm.jobs.bench.plan import load_plan
 from cmdcm.jobs.bench.results import Figure
 from cmdcm.jobs.bench.trials import Trial, run_trials, trials_of
 from cmdcm.jobs.policies import BUILT_IN, CHANCE, ORACLE, open_scorer
-from cmdcm.model.training import MODEL
+from cmdcm.model.trained import MODEL
 
 WORLDS = ("taobao", "shifted")
 MODELS = ("vanilla", "single_task", "esmm", "cmdcm")

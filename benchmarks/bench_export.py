@@ -30,7 +30,7 @@ from cmdcm.export.warmup import requests
 from cmdcm.features.encode import encode_examples
 from cmdcm.model.base import RankingModel
 from cmdcm.model.registry import make_model
-from cmdcm.model.training import zero_inputs
+from cmdcm.model.trained import zero_inputs
 
 V1 = tf.compat.v1
 SIZES = (100, 500, 1000)

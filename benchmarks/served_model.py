@@ -16,7 +16,7 @@ from cmdcm.features.encode import encode_examples
 from cmdcm.features.spec import FeatureSpec, subset
 from cmdcm.jobs.loadtest.traffic import Mix, Rows, Traffic, read_rows
 from cmdcm.model.registry import make_model
-from cmdcm.model.training import zero_inputs
+from cmdcm.model.trained import zero_inputs
 
 NAME = "cmdcm"
 SIZES = (100, 500, 1000)

@@ -416,6 +416,8 @@ class TrainingConfig(Section):
         on_corrupt: At a corrupted shard `fail`, or `skip` the rest of it and count it.
         checkpoint_steps: Steps between two checkpoints.
         keep_checkpoints: Checkpoints that are kept.
+        strategy: Where the run's replicas are, which share every batch (docs/training.md).
+        devices: Devices of `mirrored`, such as `GPU:0`; all GPUs if empty.
     """
 
     batch_size: int = Field(1024, ge=1)
@@ -429,6 +431,8 @@ class TrainingConfig(Section):
     on_corrupt: Literal["fail", "skip"] = "fail"
     checkpoint_steps: int = Field(500, ge=1)
     keep_checkpoints: int = Field(3, ge=1)
+    strategy: Literal["single", "mirrored", "multiworker"] = "single"
+    devices: tuple[str, ...] = ()
 
 
 class CalibrationConfig(Section):

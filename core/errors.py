@@ -45,3 +45,12 @@ class OutputError(CmdcmError):
     """An output place that cannot be written, or a disk that is full. Exit code 7."""
 
     exit_code = 7
+
+
+class PreemptedError(CmdcmError):
+    """A run that was told to stop and has saved its state; the same command goes on with it.
+
+    Exit code 75, which sysexits.h calls EX_TEMPFAIL: a scheduler may simply start it again.
+    """
+
+    exit_code = 75

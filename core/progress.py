@@ -27,7 +27,7 @@ class _Rate(ProgressColumn):
         return Text("" if speed is None else f"{speed:,.0f}/s")
 
 
-def progress_bar() -> Progress:
+def progress_bar(shown: bool = True) -> Progress:
     """Returns a Rich progress bar with rate of completion, elapsed and remaining time."""
     return Progress(
         TextColumn("{task.description}"),
@@ -38,6 +38,7 @@ def progress_bar() -> Progress:
         TextColumn("left"),
         TimeRemainingColumn(),
         console=Console(stderr=True),
+        disable=not shown,
     )
 
 

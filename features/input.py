@@ -7,6 +7,7 @@ same tensors by TensorFlow's ops alone, for the serving signatures.
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +18,17 @@ from absl import logging
 from cmdcm.core.errors import DataError
 from cmdcm.features.decode import Decoder, Strings
 from cmdcm.features.feeding import CALLS, Batches
-from cmdcm.features.records import Stream, batches, read_file, share, shuffle, take_turns
+from cmdcm.features.records import (
+    WHOLE,
+    Shares,
+    Stream,
+    batches,
+    read_file,
+    share,
+    shuffle,
+    split,
+    take_turns,
+)
 from cmdcm.features.sampling import WEIGHT, RowWeights, outputs
 from cmdcm.features.spec import Feature, FeatureSpec, subset
 from cmdcm.features.tfrecord import is_gzip
@@ -88,6 +99,8 @@ def examples(
     epoch: int = 0,
     shuffle_buffer: int = 50_000,
     drop_remainder: bool = False,
+    pad_remainder: bool = False,
+    shares: Shares = WHOLE,
     skip_batches: int = 0,
     deterministic: bool = True,
     worker: int = 0,
@@ -110,6 +123,10 @@ def examples(
         epoch: Number of the epoch.
         shuffle_buffer: Records in the shuffle buffer.
         drop_remainder: Leave a last, smaller batch out; batches then have a static size.
+        pad_remainder: Fill a last, smaller batch with rows of the features' defaults and of weight
+            0; batches then have a static size, and the column `row_weight`, float32 [batch].
+        shares: Which shares of every batch to yield; with more than one to a batch, the remainder
+            must be dropped or padded.
         skip_batches: Batches to pass over; the rest is as it would have been. They are read, but
             not decoded.
         deterministic: Keep the order fixed; otherwise batches may overtake each other.
@@ -133,6 +150,12 @@ def examples(
         raise DataError("there are no TFRecord files to read")
     if not 0 <= worker < workers:
         raise ValueError(f"`worker` should be in [0, {workers}). Received: {worker}")
+    static = drop_remainder or pad_remainder
+    if batch_size % shares.of or (shares.of > 1 and not static):
+        raise ValueError(
+            f"{shares.of} shares need a `batch_size` that is a multiple of it, without a remainder."
+            f" Received: {batch_size}"
+        )
     wanted = (spec if columns is None else subset(spec, columns)).features
     weights = weights or RowWeights(spec)
     by_file = len(files) >= workers
@@ -157,11 +180,16 @@ def examples(
         records = weights.sample(records, shuffle_seed or 0, epoch)
         if shuffle_seed is not None:
             records = shuffle(records, shuffle_buffer, random)
-        return batches(records, batch_size, drop_remainder, skip)
+        whole = batches(records, batch_size, drop_remainder, skip // len(shares.own))
+        if pad_remainder:
+            whole = (piece.padded(batch_size) for piece in whole)
+        return islice(split(whole, shares), skip % len(shares.own), None)
 
-    dataset = _numbered(Batches(stream), skip_batches).prefetch(_PREFETCH)
+    first = skip_batches * len(shares.own)
+    dataset = _numbered(Batches(stream), first).prefetch(_PREFETCH)
+    rows = batch_size // shares.of if static else None
     dataset = dataset.map(
-        _decoding(spec, wanted, weights, batch_size if drop_remainder else None),
+        _decoding(spec, wanted, weights, rows, pad_remainder),
         num_parallel_calls=_PARALLEL_DECODES,
         deterministic=deterministic,
     )
@@ -184,7 +212,11 @@ def _numbered(batch: Batches, first: int) -> tf.data.Dataset:
 
 
 def _decoding(
-    spec: FeatureSpec, wanted: Sequence[Feature], weights: RowWeights, batch_size: int | None
+    spec: FeatureSpec,
+    wanted: Sequence[Feature],
+    weights: RowWeights,
+    batch_size: int | None,
+    padded: bool,
 ) -> Callable[[tf.Tensor, tf.Tensor], dict[str, tf.Tensor]]:
     """Returns the function from a serialized batch to its tensors."""
     decoder = Decoder(spec, outputs(wanted, weights))
@@ -193,7 +225,8 @@ def _decoding(
         for f in wanted
         for t in ((tf.int64, tf.string) if f.dtype == "string" else (_DTYPES[f.dtype],))
     ]
-    types += [tf.float32] if weights.asked else []
+    weighted = weights.asked or padded
+    types += [tf.float32] if weighted else []
 
     def decode(memory: np.ndarray, stops: np.ndarray) -> list[Any]:
         address = memory.ctypes.data
@@ -203,8 +236,9 @@ def _decoding(
         for feature in wanted:
             column = columns[feature.name]
             arrays += [column.index, column.proto] if isinstance(column, Strings) else [column]
-        if weights.asked:
-            arrays.append(weights.weigh(columns, len(stops)))
+        if weighted:
+            true = (stops > starts).astype(np.float32)  # padding is empty records
+            arrays.append(weights.weigh(columns, len(stops)) * true)
         return arrays
 
     counted = CALLS.counted(decode)
@@ -219,7 +253,7 @@ def _decoding(
                 tensor = tf.gather(strings, tensor)
             shape = [] if feature.shape == "scalar" else [feature.length]
             batch[feature.name] = tf.ensure_shape(tensor, [batch_size, *shape])
-        if weights.asked:
+        if weighted:
             batch[WEIGHT] = tf.ensure_shape(next(made), [batch_size])
         return batch
 

@@ -46,6 +46,12 @@ class Records(NamedTuple):
         """Returns some of the records, in the order of `chosen`."""
         return Records(self.starts[chosen], self.sizes[chosen], self.memory)
 
+    def padded(self, count: int) -> "Records":
+        """Returns `count` records: those of here, then empty ones."""
+        missing = np.zeros(count - len(self.starts), np.int64)
+        starts = np.concatenate([self.starts, missing + self.starts[:1]])
+        return Records(starts, np.concatenate([self.sizes, missing]), self.memory)
+
     def packed(self) -> "Records":
         """Returns copies of the records, one after the other in memory of their own."""
         stops = np.cumsum(self.sizes)
@@ -160,3 +166,30 @@ def batches(stream: Stream, size: int, drop_remainder: bool, skip: int) -> Strea
             count += len(piece.starts)
     if count and not drop_remainder:
         yield Records.join(parts)
+
+
+class Shares(NamedTuple):
+    """Shares of every batch, for the replicas that train on it together.
+
+    Attributes:
+        own: The shares to yield, one after the other.
+        of: Shares of a batch, all of one size.
+    """
+
+    own: tuple[int, ...]
+    of: int
+
+
+WHOLE = Shares((0,), 1)
+"""Batches that are not shared."""
+
+
+def split(stream: Stream, shares: Shares) -> Stream:
+    """Yields shares of batches whose number of records is a multiple of `shares.of`."""
+    if shares == WHOLE:
+        yield from stream
+        return
+    for batch in stream:
+        size = len(batch.starts) // shares.of
+        for own in shares.own:
+            yield batch.take(slice(own * size, (own + 1) * size))

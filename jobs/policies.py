@@ -22,7 +22,7 @@ from cmdcm.features.input import parse_examples
 from cmdcm.features.spec import FeatureSpec
 from cmdcm.jobs.auction import RANDOM, Auctions, first_slot
 from cmdcm.jobs.candidates import candidate_examples, described, inputs_of
-from cmdcm.model.training import MODEL, load_model
+from cmdcm.model.trained import MODEL, load_model
 
 ORACLE, CHANCE = "oracle", "random"
 BUILT_IN = (ORACLE, CHANCE)

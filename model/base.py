@@ -19,7 +19,7 @@ from cmdcm.features.spec import FeatureSpec
 from cmdcm.model.calibration import Calibration
 from cmdcm.model.heads import FOLD, Head, HeadLoss
 from cmdcm.model.inputs import Tensors, hash_ids
-from cmdcm.model.losses import weighted_mean
+from cmdcm.model.losses import weighted_mean, weighted_sum
 from cmdcm.model.network import LinearTower, Tower, Trunk
 from cmdcm.model.one_user import one_user_logits
 from cmdcm.model.predictions import UNCALIBRATED
@@ -69,8 +69,8 @@ class RankingModel(tfrs.Model):
         head_losses(logits, labels): Losses an example, by name; unless overridden, those of the
             `bce` heads.
 
-    The loss is the sum over names of weight * weighted sum / total (`model/heads.py`), plus the
-    layers' penalties; a batch's column `row_weight`, if it has one, weights its rows in the losses.
+    The loss is the sum over names of weight * weighted sum / total (`model/heads.py`), among them
+    `l2`, the penalty on embeddings; a batch's column `row_weight`, if any, weights its rows in it.
     During training the weighted mean of each loss and, for each loss of a prediction, the ratio of
     predicted to observed positives (PCOC) are tracked, both on the rows of the loss, so that
     calibration is seen for free.
@@ -186,22 +186,43 @@ class RankingModel(tfrs.Model):
 
     def compute_loss(self, inputs: Tensors, training: bool = False) -> tf.Tensor:
         """Returns the scalar loss of a batch of examples with labels and, maybe, row weights."""
-        labels = self.labels(inputs)
-        losses = self.head_losses(self(inputs, training=training), labels)
-        total = tf.constant(0.0)
-        if WEIGHT in inputs:
-            losses = {name: head.times(inputs[WEIGHT]) for name, head in losses.items()}
-        for name, head in losses.items():
-            total += head.weight * weighted_mean(head.losses, head.weights, head.base)
-            weight = tf.reduce_sum(head.weights)
-            mean = weighted_mean(head.losses, head.weights)
-            self._tracker(f"loss_{name}").update_state(mean * weight, weight)
+        return tf.add_n(list(self.loss_parts(inputs).values()))
+
+    def loss_parts(self, inputs: Tensors) -> dict[str, tf.Tensor]:
+        """Returns the terms of a batch's loss by name, scalars; updates what is tracked.
+
+        On a replica of a distributed step they are the replica's shares of the whole batch's.
+        """
+        parts = {}
+        for name, head in self.example_losses(inputs).items():
+            parts[name] = head.weight * weighted_mean(head.losses, head.weights, head.base)
+            self._tracker(f"loss_{name}").update_state(
+                weighted_sum(head.losses, head.weights), tf.reduce_sum(head.weights)
+            )
             if head.predictions is not None and head.labels is not None:
                 self._tracker(f"pcoc_{name}").update_state(
                     tf.reduce_sum(head.predictions * head.weights),
                     tf.reduce_sum(head.labels * head.weights),
                 )
-        return total
+        return parts
+
+    def example_losses(self, inputs: Tensors) -> dict[str, HeadLoss]:
+        """Returns the losses an example, by name: those of the heads, and `l2` with a penalty."""
+        shared = self.trunk(*self.sides(inputs))
+        logits = {name: tower(shared) for name, tower in self.towers.items()}
+        losses = dict(self.head_losses(logits, self.labels(inputs)))
+        if shared.penalty is not None:
+            losses["l2"] = HeadLoss(shared.penalty, tf.ones_like(shared.penalty))
+        if WEIGHT in inputs:
+            losses = {name: head.times(inputs[WEIGHT]) for name, head in losses.items()}
+        return losses
+
+    def build_for(self, inputs: Tensors) -> None:
+        """Makes all variables, for a batch of examples with labels: weights and what is tracked."""
+        for name, head in self.example_losses(inputs).items():
+            self._tracker(f"loss_{name}")
+            if head.predictions is not None:
+                self._tracker(f"pcoc_{name}")
 
     def labels(self, inputs: Tensors) -> dict[str, tf.Tensor]:
         """Returns the labels of a batch and, with cross-fitting, the users' folds, float32 [N]."""

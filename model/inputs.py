@@ -152,12 +152,14 @@ class Encoded:
         target: Item and category embeddings of the candidate, [batch, 2 * dim]; None for the user.
         sequences: Per sequence: keys [batch, length, 2 * dim], zero at padding; mask
             [batch, length]; and the one-hot age buckets [batch, length, AGE_BUCKETS].
+        penalty: L2 penalty on the embeddings of the id features, [batch]; None without one.
     """
 
     ids: tf.Tensor
     numbers: tf.Tensor
     target: tf.Tensor | None
     sequences: dict[str, tuple[tf.Tensor, tf.Tensor, tf.Tensor]]
+    penalty: tf.Tensor | None = None
 
 
 class InputEncoder(tf.keras.layers.Layer):
@@ -168,8 +170,8 @@ class InputEncoder(tf.keras.layers.Layer):
     Args:
         spec: The features.
         dim: Columns of the table.
-        l2: L2 penalty on the rows that a batch looks up for its scalar ids, summed over columns
-            and averaged over the batch; against the overfitting of ids.
+        l2: L2 penalty on the rows that an example looks up for its scalar ids, summed over
+            columns; against the overfitting of ids.
     """
 
     def __init__(self, spec: FeatureSpec, dim: int, l2: float = 0.0, **kwargs: object):
@@ -214,9 +216,9 @@ class InputEncoder(tf.keras.layers.Layer):
         batch = tf.shape(values[features[0].name])[0]
         looked_up = self._lookup({f.name: (f, values[f.name]) for f in scalars})
         ids = tf.concat([looked_up[f.name] for f in scalars], axis=-1) if scalars else None
+        penalty = None
         if self.l2 and ids is not None:
-            rows = tf.cast(batch, tf.float32)
-            self.add_loss(self.l2 * tf.reduce_sum(tf.square(ids)) / rows)
+            penalty = self.l2 * tf.reduce_sum(tf.square(ids), axis=-1)
         target = None
         if "item_id" in looked_up:
             category = looked_up.get("category_id", tf.zeros_like(looked_up["item_id"]))
@@ -226,6 +228,7 @@ class InputEncoder(tf.keras.layers.Layer):
             scale(self._numbers(values, features)),
             target,
             self._sequences(values, features),
+            penalty,
         )
 
     def _numbers(self, values: Tensors, features: Sequence[Feature]) -> tf.Tensor:

@@ -32,6 +32,9 @@ def weighted_mean(
 ) -> tf.Tensor:
     """sum(w * loss) / sum(base); zero where the latter is zero.
 
+    On a replica of a distributed step it is the replica's share: its own sum over that of the
+    whole batch, so that the shares and their gradients add up to those of the batch.
+
     Doubling a batch leaves the loss as it is, as doubling all of `weights` and `base` does; rows of
     weight zero have no gradient even where their loss is not finite.
 
@@ -40,6 +43,18 @@ def weighted_mean(
         weights: [N].
         base: [N], such as ones for a mean over all clicks; None for the weights.
     """
-    kept = tf.where(weights > 0, losses, 0.0)
-    total = tf.reduce_sum(weights if base is None else base)
-    return tf.math.divide_no_nan(tf.reduce_sum(weights * kept), total)
+    total = over_replicas(tf.reduce_sum(weights if base is None else base))
+    return tf.math.divide_no_nan(weighted_sum(losses, weights), total)
+
+
+def weighted_sum(losses: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
+    """sum(w * loss) over the rows of a weight above zero; the arguments are [N]."""
+    return tf.reduce_sum(weights * tf.where(weights > 0, losses, 0.0))
+
+
+def over_replicas(value: tf.Tensor) -> tf.Tensor:
+    """Returns the sum of a value over the replicas of a distributed step; `value` outside one."""
+    context = tf.distribute.get_replica_context()
+    if context is None or context.num_replicas_in_sync == 1:
+        return value
+    return context.all_reduce(tf.distribute.ReduceOp.SUM, value)

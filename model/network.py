@@ -35,11 +35,13 @@ class Shared(NamedTuple):
         features: Shared features, [N, s].
         prior: The user's behaviour prior, [N, p].
         modifiers: The effect modifiers, [N, m]; m is 0 without any.
+        penalty: L2 penalty on the looked-up embeddings, [N]; None without one.
     """
 
     features: tf.Tensor
     prior: tf.Tensor
     modifiers: tf.Tensor
+    penalty: tf.Tensor | None = None
 
 
 class Trunk(tf.keras.layers.Layer):
@@ -90,10 +92,12 @@ class Trunk(tf.keras.layers.Layer):
         if self.cross is not None:
             x = self.cross(x)
         modifiers = [match_rows(m.of(of_user, of_candidate), rows) for m in self.modifiers]
+        penalties = [side.penalty for side in (of_user, of_candidate) if side.penalty is not None]
         return Shared(
             self.mlp(x),
             match_rows(prior, rows),
             tf.concat([tf.zeros([rows, 0]), *modifiers], axis=-1),
+            sum(penalties, start=tf.zeros([rows])) if penalties else None,
         )
 
 

@@ -1,9 +1,12 @@
-"""Training: Keras fit, epoch by epoch, with exact resume.
+"""Training, step by step and epoch by epoch, with exact resume.
 
 Every `training.checkpoint_steps` steps and after every epoch the run's whole state is saved:
 weights, optimizer slots, epoch, position in the epoch's data, early stopping and history. The order
 of the data depends on (seed, epoch) alone and a resumed epoch skips what it has seen, so a run that
 was interrupted and resumed ends with the weights of an undisturbed one (on one machine).
+
+With several replicas (`model/strategies.py`) a step's batch, loss and gradient are those of one
+replica, shared out. Of several workers each validates; the chief writes.
 """
 
 import json
@@ -11,40 +14,46 @@ import math
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
 from absl import logging
 
 from cmdcm.core.config import Config
-from cmdcm.core.errors import DataError, OutputError, TrainingError
-from cmdcm.core.files import output_errors, read_json, staged_directory, write_json, write_manifest
+from cmdcm.core.errors import DataError, OutputError, PreemptedError, TrainingError
+from cmdcm.core.files import output_errors, staged_directory, write_json, write_manifest
 from cmdcm.core.progress import progress_bar
+from cmdcm.core.signals import Termination
 from cmdcm.features.columns import LABELS
 from cmdcm.features.dataset import ExampleSet
 from cmdcm.features.input import examples, input_errors
+from cmdcm.features.records import Shares
 from cmdcm.features.sampling import RowWeights
 from cmdcm.features.spec import FeatureSpec
 from cmdcm.model.base import RankingModel
 from cmdcm.model.calibrate import fit_calibration
-from cmdcm.model.calibration import CALIBRATION_FILE, Calibration
+from cmdcm.model.calibration import CALIBRATION_FILE
+from cmdcm.model.checkpoints import Checkpoints
 from cmdcm.model.metrics import auc, log_loss, pcoc
 from cmdcm.model.optimizer import make_optimizer
 from cmdcm.model.registry import make_model
 from cmdcm.model.scoring import predict
-
-MODEL = "model"
-"""The manifest's kind of a trained model's directory."""
+from cmdcm.model.steps import Pending, Steps
+from cmdcm.model.strategies import Place, find_place
+from cmdcm.model.trained import MODEL, History
 
 ADAPT_EXAMPLES = 10_000
 """Training examples that set the scale of the numeric inputs."""
 
-History = list[dict[str, float]]
+CHECK_STEPS = 20
+"""Steps between two looks at the losses, for which the process waits for its devices."""
 
 
 def train(data: ExampleSet, output: Path, config: Config, *, progress: bool = True) -> RankingModel:
     """Trains the configured model, or goes on with a run that was interrupted.
+
+    With `training.strategy = "multiworker"` every worker calls it with the same arguments; `output`
+    is then on a file system that all of them see.
 
     Args:
         data: The examples.
@@ -61,15 +70,20 @@ def train(data: ExampleSet, output: Path, config: Config, *, progress: bool = Tr
     Raises:
         DataError: A head without a positive or a negative label in the training examples.
         TrainingError: A loss is not finite; names step and head.
-        OutputError: `output` holds another run.
+        PreemptedError: The process got SIGTERM; the state is saved, and the same call goes on.
+        OutputError: `output` holds another run, or a checkpoint cannot be written.
     """
     tf.keras.utils.set_random_seed(config.seed)
     tf.config.experimental.enable_op_determinism()
-    model = build_model(data, config)
+    place = find_place(config.training)
+    with place.strategy.scope():
+        model = build_model(data, config)
+        optimizer = make_optimizer(model, config.training)
     check_labels(model, data)
-    run = _Run(model, data, Path(output), config, progress)
+    run = _Run(model, optimizer, data, Path(output), config, place, progress)
     run.resume()
-    run.train()
+    with Termination() as run.termination:
+        run.train()
     run.publish()
     return model
 
@@ -88,8 +102,7 @@ def build_model(data: ExampleSet, config: Config) -> RankingModel:
     )
     with input_errors():
         batch = next(iter(batches))
-    model.compute_loss({name: value[:2] for name, value in batch.items()})
-    model.reset_metrics()
+    model.build_for({name: value[:2] for name, value in batch.items()})
     model.adapt(batch)
     return model
 
@@ -97,37 +110,6 @@ def build_model(data: ExampleSet, config: Config) -> RankingModel:
 def training_columns(spec: FeatureSpec) -> list[str]:
     """Returns the names of the columns that training reads."""
     return [*(feature.name for feature in spec.inputs), *LABELS]
-
-
-def load_model(directory: Path) -> RankingModel:
-    """Loads a trained model from the `model/` directory that `train` published."""
-    config = Config.load(Path(directory) / "config.json")
-    spec = FeatureSpec.load(Path(directory) / "spec.json")
-    model = make_model(spec, config.model)
-    model.score(*zero_inputs(spec))
-    model.checkpoint().read(str(Path(directory) / "weights")).assert_consumed()
-    if (Path(directory) / CALIBRATION_FILE).exists():
-        model.calibrate(Calibration.load(Path(directory) / CALIBRATION_FILE))
-    return model
-
-
-def load_history(directory: Path) -> History:
-    """Returns the epochs' records of a trained model."""
-    return list(read_json(Path(directory) / "history.json", "training history"))
-
-
-def zero_inputs(spec: FeatureSpec) -> tuple[dict[str, tf.Tensor], dict[str, tf.Tensor]]:
-    """Returns one user's and one candidate's features, all at their defaults."""
-
-    def zeros(side: Any) -> dict[str, tf.Tensor]:
-        return {
-            f.name: tf.fill(
-                [1] if f.shape == "scalar" else [1, f.length], tf.constant(f.default, f.dtype)
-            )
-            for f in side
-        }
-
-    return zeros(spec.user_inputs), zeros(spec.candidate_inputs)
 
 
 def check_labels(model: RankingModel, data: ExampleSet) -> None:
@@ -151,11 +133,20 @@ def check_labels(model: RankingModel, data: ExampleSet) -> None:
 class _Run:
     """One training run: its state, its checkpoints and its loop."""
 
+    termination: Termination
+
     def __init__(
-        self, model: RankingModel, data: ExampleSet, output: Path, config: Config, progress: bool
+        self,
+        model: RankingModel,
+        optimizer: tf.keras.optimizers.Optimizer,
+        data: ExampleSet,
+        output: Path,
+        config: Config,
+        place: Place,
+        progress: bool,
     ):
         self.model, self.data, self.output = model, data, output
-        self.config, self.show_progress = config, progress
+        self.config, self.place, self.show_progress = config, place, progress
         training = config.training
         self.row_weights = RowWeights(data.spec, training.negative_rate, training.weight_column)
         # Known beforehand only if every example is trained on.
@@ -165,27 +156,28 @@ class _Run:
             else None
         )
         self.skipped: list[DataError] = []
-        self.optimizer = make_optimizer(model, config.training)
-        model.compile(optimizer=self.optimizer)
+        self.stepping = Steps(model, optimizer, place)
         self.epoch = tf.Variable(0, dtype=tf.int64)
         self.step = tf.Variable(0, dtype=tf.int64)
         self.bad_epochs = tf.Variable(0, dtype=tf.int64)
         self.best = tf.Variable(np.inf, dtype=tf.float64)
         self.history_json = tf.Variable("[]")
-        self.checkpoints = output / "checkpoints"
-        self.weights = model.checkpoint()
-        self.manager = tf.train.CheckpointManager(
-            tf.train.Checkpoint(
-                network=self.weights,
-                optimizer=self.optimizer,
-                epoch=self.epoch,
-                step=self.step,
-                bad_epochs=self.bad_epochs,
-                best=self.best,
-                history=self.history_json,
-            ),
-            str(self.checkpoints),
-            config.training.keep_checkpoints,
+        weights = model.checkpoint()
+        self.weights = weights
+        self.checkpoints = Checkpoints(
+            output / "checkpoints",
+            {
+                "network": weights,
+                "optimizer": optimizer,
+                "epoch": self.epoch,
+                "step": self.step,
+                "bad_epochs": self.bad_epochs,
+                "best": self.best,
+                "history": self.history_json,
+            },
+            weights,
+            keep=training.keep_checkpoints,
+            writes=place.chief,
         )
 
     def resume(self) -> None:
@@ -195,7 +187,9 @@ class _Run:
             "config": {
                 "seed": self.config.seed,
                 "model": self.config.model.model_dump(mode="json"),
-                "training": self.config.training.model_dump(mode="json"),
+                "training": self.config.training.model_dump(
+                    mode="json", exclude={"strategy", "devices"}
+                ),
             },
             "examples": self.data.manifest["files"],
             "split": list(self.data.split.train),
@@ -205,18 +199,15 @@ class _Run:
                 f"{self.output} holds a run with another configuration or other examples; "
                 "choose another --output or pass --overwrite"
             )
-        with output_errors(self.output):
-            self.output.mkdir(parents=True, exist_ok=True)
-            write_json(mark, identity)
-        if self.manager.latest_checkpoint:
-            # The optimizers make their slots at the first step; these are restored then.
-            status = self.manager.checkpoint.restore(self.manager.latest_checkpoint)
-            status.assert_existing_objects_matched().expect_partial()
+        if self.place.chief:
+            with output_errors(self.output):
+                self.output.mkdir(parents=True, exist_ok=True)
+                write_json(mark, identity)
+        if self.checkpoints.restore():
             logging.info("resuming at epoch %d, step %d", self.epoch.numpy(), self.step.numpy())
 
     def train(self) -> None:
         """Runs the epochs that are left."""
-        log = tf.summary.create_file_writer(str(self.output / "logs"))
         training = self.config.training
         while self.epoch < training.epochs and self.bad_epochs < training.patience:
             epoch = int(self.epoch.numpy())
@@ -226,18 +217,44 @@ class _Run:
                 record["skipped_files"] = float(len({str(error) for error in self.skipped}))
                 logging.info("epoch %d: %d files skipped", epoch + 1, record["skipped_files"])
             self.finish_epoch(record)
-            with log.as_default(step=epoch + 1):
-                for name, value in record.items():
-                    tf.summary.scalar(name, value)
-            log.flush()
+            self.log(epoch + 1, record)
             logging.info("epoch %d: %s", epoch + 1, summary(record))
+        self.checkpoints.wait()
 
     def fit_epoch(self, epoch: int) -> dict[str, float]:
         """Trains on what is left of an epoch; returns the means that training tracks."""
-        seen, training = int(self.step.numpy()), self.config.training
+        seen = int(self.step.numpy())
         if seen == self.steps:
             return {}
-        batches = examples(
+        self.model.reset_metrics()
+        losses, pending = list[float](), list[Pending]()
+        with input_errors(), progress_bar(self.show_progress) as bar:
+            title = f"epoch {epoch + 1}/{self.config.training.epochs}"
+            task = bar.add_task(title, total=self.steps, completed=seen)
+            batches = self.stepping.batches(lambda shares: self.batches(epoch, seen, shares))
+            for batch in batches:
+                pending.append(self.stepping.take(batch, self.termination.asked))
+                self.step.assign_add(1)
+                step = int(self.step.numpy())
+                save = step % self.config.training.checkpoint_steps == 0
+                if save or step % CHECK_STEPS == 0:
+                    losses += self.check(pending)
+                    bar.update(task, description=f"{title}  loss {losses[-1]:.4f}")
+                bar.advance(task)
+                if save:
+                    self.checkpoints.save()
+            losses += self.check(pending)
+        if not losses:
+            if seen:
+                return {}
+            raise DataError(f"no training example of {self.data.directory} can be read")
+        tracked = {metric.name: float(metric.result()) for metric in self.model.metrics}
+        return {**tracked, "loss": float(np.mean(losses))}
+
+    def batches(self, epoch: int, seen: int, shares: Shares) -> tf.data.Dataset:
+        """Returns some shares of the batches that an epoch has left."""
+        training = self.config.training
+        dataset = examples(
             self.data.files("train", training.on_corrupt),
             self.data.spec,
             batch_size=training.batch_size,
@@ -245,27 +262,46 @@ class _Run:
             shuffle_seed=self.config.seed,
             epoch=epoch,
             shuffle_buffer=training.shuffle_buffer,
+            pad_remainder=shares.of > 1,
+            shares=shares,
             skip_batches=seen,
             on_corrupt=training.on_corrupt,
             skipped=self.skipped,
             weights=self.row_weights,
         )
-        with input_errors():
-            if self.steps is not None:
-                exactly = tf.data.experimental.assert_cardinality(self.steps - seen)
-                batches = batches.apply(exactly)
-            elif not any(True for _ in batches.take(1)):
-                if seen:
-                    return {}
-                raise DataError(f"no training example of {self.data.directory} can be read")
-            fitted = self.model.fit(
-                batches,
-                initial_epoch=epoch,
-                epochs=epoch + 1,
-                verbose=0,
-                callbacks=[_StopOnNonFinite(self), _SaveEvery(self), *self.progress()],
+        if self.steps is None:
+            return dataset
+        left = (self.steps - seen) * len(shares.own)
+        return dataset.apply(tf.data.experimental.assert_cardinality(left))
+
+    def check(self, pending: list[Pending]) -> list[float]:
+        """Waits for steps and empties their list; returns their losses.
+
+        Raises:
+            TrainingError: One is not finite.
+            PreemptedError: A worker is to stop.
+        """
+        first = int(self.step.numpy()) - len(pending) + 1
+        values = [{name: float(value) for name, value in step.items()} for step in pending]
+        pending.clear()
+        for step, parts in enumerate(values, start=first):
+            bad = [name for name, value in parts.items() if not math.isfinite(value)]
+            if bad:
+                heads = [name.removeprefix("loss_") for name in bad if name.startswith("loss_")]
+                raise TrainingError(
+                    f"loss of head {', '.join(heads) or bad[0]} is not finite at step {step} of "
+                    f"epoch {int(self.epoch.numpy()) + 1}; the last checkpoint in "
+                    f"{self.checkpoints.directory} is from before it. Lower training.learning_rate "
+                    "or check the examples of that step."
+                )
+        if any(parts["stop"] for parts in values):
+            self.checkpoints.save()
+            self.checkpoints.wait()
+            raise PreemptedError(
+                f"stopped by SIGTERM at epoch {int(self.epoch.numpy()) + 1}, step "
+                f"{int(self.step.numpy())}; the state is saved: run the same command to go on"
             )
-        return {name: float(values[-1]) for name, values in fitted.history.items()}
+        return [parts["loss"] for parts in values]
 
     def validate(self) -> dict[str, float]:
         """Returns AUC, log loss and PCOC of every predicted head on the validation split."""
@@ -296,27 +332,26 @@ class _Run:
         if monitored < self.best:
             self.best.assign(monitored)
             self.bad_epochs.assign(0)
-            with output_errors(self.checkpoints):
-                self.weights.write(str(self.checkpoints / "best"))
+            self.checkpoints.save_best()
         else:
             self.bad_epochs.assign_add(1)
         self.history_json.assign(json.dumps([*self.history(), record]))
         self.epoch.assign_add(1)
         self.step.assign(0)
-        self.save()
-
-    def progress(self) -> list[tf.keras.callbacks.Callback]:
-        """Returns the callback that shows an epoch's progress, if it is wanted."""
-        return [_Progress(self)] if self.show_progress else []
+        self.checkpoints.save()
 
     def history(self) -> History:
         """Returns the records of the finished epochs."""
         return list(json.loads(self.history_json.numpy()))
 
-    def save(self) -> None:
-        """Writes a checkpoint."""
-        with output_errors(self.checkpoints):
-            self.manager.save()
+    def log(self, epoch: int, record: Mapping[str, float]) -> None:
+        """Writes an epoch's record for TensorBoard."""
+        if self.place.chief:
+            writer = tf.summary.create_file_writer(str(self.output / "logs"))
+            with writer.as_default(step=epoch):
+                for name, value in record.items():
+                    tf.summary.scalar(name, value)
+            writer.close()
 
     def calibrate(self) -> None:
         """Calibrates the model on the validation split, as configured."""
@@ -328,9 +363,12 @@ class _Run:
             )
 
     def publish(self) -> None:
-        """Restores the best weights and writes `model/`."""
-        self.weights.read(str(self.checkpoints / "best")).assert_consumed()
+        """Restores the best weights and, as the chief, writes `model/`."""
+        self.stepping.meet()
+        self.checkpoints.restore_best()
         self.calibrate()
+        if not self.place.chief:
+            return
         calibration = self.model.calibration
         with staged_directory(self.output / MODEL, overwrite=True) as staging:
             self.weights.write(str(staging / "weights"))
@@ -355,67 +393,6 @@ class _Run:
                     **self.model.describe(),
                 },
             )
-
-
-class _StopOnNonFinite(tf.keras.callbacks.Callback):
-    """Stops the run at the first step whose loss is not finite."""
-
-    def __init__(self, run: _Run):
-        super().__init__()
-        self.run = run
-
-    def on_train_batch_end(self, batch: int, logs: Mapping[str, float] | None = None) -> None:
-        """Names the step and the head."""
-        bad = [name for name, value in (logs or {}).items() if not np.isfinite(value)]
-        if bad:
-            heads = [name.removeprefix("loss_") for name in bad if name.startswith("loss_")]
-            step = int(self.run.step.numpy()) + 1
-            epoch = int(self.run.epoch.numpy()) + 1
-            raise TrainingError(
-                f"loss of head {', '.join(heads) or bad[0]} is not finite at step {step} of epoch "
-                f"{epoch}; the last checkpoint in {self.run.checkpoints} is from before it. Lower "
-                "training.learning_rate or check the examples of that step."
-            )
-
-
-class _SaveEvery(tf.keras.callbacks.Callback):
-    """Counts steps and saves the state at every `training.checkpoint_steps`."""
-
-    def __init__(self, run: _Run):
-        super().__init__()
-        self.run = run
-
-    def on_train_batch_end(self, batch: int, logs: Mapping[str, float] | None = None) -> None:
-        """See the class."""
-        self.run.step.assign_add(1)
-        if int(self.run.step.numpy()) % self.run.config.training.checkpoint_steps == 0:
-            self.run.save()
-
-
-class _Progress(tf.keras.callbacks.Callback):
-    """A progress bar of the epoch with the running loss."""
-
-    def __init__(self, run: _Run):
-        super().__init__()
-        self.run = run
-        self.bar = progress_bar()
-
-    def on_epoch_begin(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
-        """Starts the bar where the epoch goes on."""
-        seen = int(self.run.step.numpy())
-        title = f"epoch {epoch + 1}/{self.run.config.training.epochs}"
-        self.task = self.bar.add_task(title, total=self.run.steps, completed=seen)
-        self.title = title
-        self.bar.start()
-
-    def on_train_batch_end(self, batch: int, logs: Mapping[str, float] | None = None) -> None:
-        """Moves the bar."""
-        loss = (logs or {}).get("loss", float("nan"))
-        self.bar.update(self.task, advance=1, description=f"{self.title}  loss {loss:.4f}")
-
-    def on_epoch_end(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
-        """Leaves the finished bar on the screen."""
-        self.bar.stop()
 
 
 def remove_run(output: Path) -> None:

@@ -39,7 +39,8 @@ from cmdcm.features.dataset import ExampleSet
 from cmdcm.features.pipeline import build_dataset
 from cmdcm.jobs.bench.plan import Plan
 from cmdcm.model.scoring import predict
-from cmdcm.model.training import MODEL, load_history, remove_run, train
+from cmdcm.model.trained import MODEL, load_history
+from cmdcm.model.training import remove_run, train
 
 TRIAL = "trial.json"
 PREDICTIONS = "predictions.parquet"

@@ -20,7 +20,7 @@ from cmdcm.features.dataset import ExampleSet
 from cmdcm.features.tfrecord import read_records
 from cmdcm.jobs.commands import evaluate, export, features, import_, report, simulate, train
 from cmdcm.model.base import OUTPUTS
-from cmdcm.model.training import MODEL, load_model
+from cmdcm.model.trained import MODEL, load_model
 from cmdcm.serving.client import ScoringClient
 from cmdcm.serving.server import EmbeddedServer
 

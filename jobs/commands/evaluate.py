@@ -15,7 +15,7 @@ from cmdcm.model.causal.balance import Balance
 from cmdcm.model.causal.summary import Provenance
 from cmdcm.model.evaluation import evaluate, save_evaluation
 from cmdcm.model.scoring import predict
-from cmdcm.model.training import MODEL, load_history, load_model
+from cmdcm.model.trained import MODEL, load_history, load_model
 
 EXAMPLE = (
     "cmdcm evaluate --examples out/examples --model cmdcm=out/runs/cmdcm/model "

@@ -8,7 +8,7 @@ from cmdcm.core.files import read_json
 from cmdcm.core.locations import location
 from cmdcm.export.publish import export_model
 from cmdcm.features.dataset import ExampleSet
-from cmdcm.model.training import load_model
+from cmdcm.model.trained import load_model
 
 EXAMPLE = (
     "cmdcm export --model out/runs/cmdcm/model --examples out/examples --output out/serving/cmdcm"

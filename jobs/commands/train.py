@@ -5,7 +5,8 @@ from pathlib import Path
 
 from cmdcm.core.config import Config
 from cmdcm.features.dataset import ExampleSet
-from cmdcm.model.training import MODEL, load_history, remove_run, summary, train
+from cmdcm.model.trained import MODEL, load_history
+from cmdcm.model.training import remove_run, summary, train
 
 EXAMPLE = "cmdcm train --examples out/examples --output out/runs/cmdcm --set model.name=cmdcm"
 

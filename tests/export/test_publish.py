@@ -27,7 +27,8 @@ from cmdcm.features.spec import FeatureSpec
 from cmdcm.features.tfrecord import read_records
 from cmdcm.model.base import OUTPUTS
 from cmdcm.model.calibration import Calibration, HeadCalibration, Map, slice_count
-from cmdcm.model.training import MODEL, build_model, load_model, train
+from cmdcm.model.trained import MODEL, load_model
+from cmdcm.model.training import build_model, train
 
 
 @pytest.fixture(scope="module")

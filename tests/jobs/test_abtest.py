@@ -15,7 +15,8 @@ from cmdcm.jobs.abtest import Replay, compare
 from cmdcm.jobs.abtest_page import render
 from cmdcm.jobs.auction import METRICS, Auctions
 from cmdcm.jobs.tables import number
-from cmdcm.model.training import load_model, train
+from cmdcm.model.trained import load_model
+from cmdcm.model.training import train
 from cmdcm.tests.jobs.page import Page
 from cmdcm.tests.jobs.test_cli import cmdcm, parsed_flags, settings
 

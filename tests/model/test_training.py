@@ -1,19 +1,22 @@
 """Training from outside: what a run leaves, how it resumes, when it refuses."""
 
 import json
+import os
 import shutil
+import signal
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from cmdcm.core.config import Config
-from cmdcm.core.errors import DataError, OutputError, TrainingError
+from cmdcm.core.errors import DataError, OutputError, PreemptedError, TrainingError
 from cmdcm.core.files import read_json, read_manifest, verify_manifest
 from cmdcm.features.dataset import ExampleSet
 from cmdcm.model import training
 from cmdcm.model.scoring import predict
-from cmdcm.model.training import MODEL, load_history, load_model, remove_run, train
+from cmdcm.model.trained import MODEL, load_history, load_model
+from cmdcm.model.training import remove_run, train
 
 
 def with_settings(config: Config, **changes: dict) -> Config:
@@ -62,20 +65,29 @@ def kill(monkeypatch, data, output, config, fatal_step):
     class Killed(BaseException):
         pass
 
-    class KillAt(training._SaveEvery):
+    class KillAt(training.Steps):
         steps = 0
 
-        def on_train_batch_end(self, batch, logs=None):
+        def take(self, batch, stop=False):
             KillAt.steps += 1
             if KillAt.steps == fatal_step:
                 raise Killed
-            super().on_train_batch_end(batch, logs)
+            return super().take(batch, stop)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training, "_SaveEvery", KillAt)
+        patch.setattr(training, "Steps", KillAt)
         with pytest.raises(Killed):
             train(data, output, config, progress=False)
     assert not (output / MODEL).exists()
+
+
+def forbid_steps(monkeypatch):
+    """Makes every step of training fail."""
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("a step was taken")
+
+    monkeypatch.setattr(training.Steps, "take", refuse)
 
 
 @pytest.mark.parametrize("fatal_step", [3, 9])
@@ -88,11 +100,46 @@ def test_an_interrupted_run_ends_with_the_weights_of_an_undisturbed_one(
     assert_same_weights(weights(tmp_path / "run"), weights(undisturbed))
 
 
-def test_a_finished_run_is_not_trained_again(undisturbed, small_world, data, monkeypatch):
-    def refuse(*args, **kwargs):
-        raise AssertionError("fit was called")
+def test_sigterm_saves_the_state_and_the_same_call_goes_on(
+    undisturbed, small_world, data, tmp_path, monkeypatch
+):
+    class Terminated(training.Steps):
+        steps = 0
 
-    monkeypatch.setattr(tf.keras.Model, "fit", refuse)
+        def take(self, batch, stop=False):
+            Terminated.steps += 1
+            if Terminated.steps == 10:  # not at a checkpoint
+                os.kill(os.getpid(), signal.SIGTERM)
+            return super().take(batch, stop)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "Steps", Terminated)
+        with pytest.raises(PreemptedError, match="the state is saved: run the same command") as why:
+            train(data, tmp_path / "run", small_world.config, progress=False)
+    assert why.value.exit_code == 75
+    assert not (tmp_path / "run" / MODEL).exists()
+    taken = Terminated.steps
+    train(data, tmp_path / "run", small_world.config, progress=False)
+    assert_same_weights(weights(tmp_path / "run"), weights(undisturbed))
+    assert taken < 10 + training.CHECK_STEPS
+
+
+def test_a_damaged_checkpoint_is_passed_over_and_the_run_ends_the_same(
+    undisturbed, small_world, data, tmp_path, monkeypatch, caplog
+):
+    run = tmp_path / "run"
+    kill(monkeypatch, data, run, small_world.config, fatal_step=24)
+    *before, newest = sorted((run / "checkpoints").glob("ckpt-*.data*"))
+    assert before
+    content = newest.read_bytes()
+    newest.write_bytes(content[: len(content) // 2])
+    train(data, run, small_world.config, progress=False)
+    assert "cannot be read, trying the one before" in caplog.text
+    assert_same_weights(weights(run), weights(undisturbed))
+
+
+def test_a_finished_run_is_not_trained_again(undisturbed, small_world, data, monkeypatch):
+    forbid_steps(monkeypatch)
     before = weights(undisturbed)
     train(data, undisturbed, small_world.config, progress=False)
     assert_same_weights(weights(undisturbed), before)
@@ -103,7 +150,7 @@ def test_a_finished_run_is_calibrated_anew_without_training(
 ):
     run = tmp_path / "run"
     shutil.copytree(undisturbed, run)
-    monkeypatch.setattr(tf.keras.Model, "fit", None)
+    forbid_steps(monkeypatch)
     settings = {"method": "platt", "slices": ("hours_to_promotion",), "min_positives": 5}
     model = train(
         data, run, with_settings(small_world.config, calibration=settings), progress=False

@@ -1,0 +1,108 @@
+"""Where the replicas of a run are: one word of the configuration -> a distribution strategy.
+
+single            one device
+mirrored          the GPUs of this host, each with all weights
+multiworker       several hosts (TF_CONFIG), each replica with all weights
+tpu               a TPU or a slice of them
+parameter_server  tables shared out over servers, workers without weights (TF_CONFIG)
+"""
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import tensorflow as tf
+
+from cmdcm.core.config import TrainingConfig
+from cmdcm.core.errors import ConfigError
+
+TF_CONFIG = "TF_CONFIG"
+"""The environment variable that tells a process its cluster and its task there, as JSON."""
+
+_EXAMPLE = {
+    "cluster": {"worker": ["HOST:PORT", "HOST:PORT"]},
+    "task": {"type": "worker", "index": 0},
+}
+
+
+@dataclass(frozen=True)
+class Place:
+    """The replicas of a run, and this process among its workers.
+
+    Attributes:
+        strategy: The distribution strategy; TensorFlow's default one for a single device.
+        chief: Whether this process writes checkpoints, logs and the model.
+        workers: Processes that each train a share of every batch.
+    """
+
+    strategy: tf.distribute.Strategy
+    chief: bool = True
+    workers: int = 1
+
+    @property
+    def replicas(self) -> int:
+        """Replicas among which each batch is shared."""
+        return int(self.strategy.num_replicas_in_sync)
+
+
+def find_place(config: TrainingConfig) -> Place:
+    """Returns the replicas that `training.strategy` asks for.
+
+    Raises:
+        ConfigError: They are not there, or cannot share a batch evenly.
+    """
+    place = _PLACES[config.strategy](config)
+    if config.batch_size % place.replicas:
+        raise ConfigError(
+            f"training.batch_size: {config.batch_size} examples cannot be shared evenly by "
+            f"{place.replicas} replicas; take a multiple of {place.replicas}"
+        )
+    return place
+
+
+def cluster(strategy: str) -> Mapping[str, Any]:
+    """Returns what `TF_CONFIG` says: the tasks' addresses by job, and which task this process is.
+
+    Raises:
+        ConfigError: It is missing, or is no such JSON.
+    """
+    text = os.environ.get(TF_CONFIG, "")
+    try:
+        found = json.loads(text)
+        task = found["task"]
+        found["cluster"][task["type"]][int(task["index"])]
+    except (ValueError, LookupError, TypeError) as error:
+        raise ConfigError(
+            f"training.strategy={strategy} needs the environment variable {TF_CONFIG} in every "
+            f"process, such as {json.dumps(_EXAMPLE)}. Received: {text!r}"
+        ) from error
+    return found
+
+
+def _single(config: TrainingConfig) -> Place:
+    return Place(tf.distribute.get_strategy())
+
+
+def _mirrored(config: TrainingConfig) -> Place:
+    there = [d.name.removeprefix("/device:") for d in tf.config.list_logical_devices()]
+    missing = sorted(set(config.devices) - set(there))
+    if missing:
+        raise ConfigError(f"training.devices: {missing} are not among this host's: {there}")
+    return Place(tf.distribute.MirroredStrategy(config.devices or None))
+
+
+def _multiworker(config: TrainingConfig) -> Place:
+    found = cluster("multiworker")
+    task, tasks = found["task"], found["cluster"]
+    strategy = tf.distribute.MultiWorkerMirroredStrategy()
+    chief = task["type"] == "chief" or ("chief" not in tasks and int(task["index"]) == 0)
+    return Place(strategy, chief, len(tasks.get("worker", ())) + len(tasks.get("chief", ())))
+
+
+_PLACES: Mapping[str, Callable[[TrainingConfig], Place]] = {
+    "single": _single,
+    "mirrored": _mirrored,
+    "multiworker": _multiworker,
+}
