@@ -16,6 +16,8 @@ PACKAGES = ["cmdcm", *sorted(".".join(("cmdcm", *f.relative_to(ROOT).parts)) for
 # PySpark calls Arrow functions only where pandas is installed, and warns of pandas 3.
 SPARK = ["pyspark>=4.1,<5", "pandas>=2.2,<3"]
 
+TUNE = ["optuna>=5,<6", "sqlalchemy>=2.1,<3"]
+
 
 class BuildPy(build_py):
     """Leaves this file out of the wheel: it lies in the folder of the package `cmdcm`."""
@@ -43,6 +45,7 @@ setup(
         "cmdcm.export": ["templates/*.j2"],
         "cmdcm.jobs": ["templates/*.j2"],
         "cmdcm.jobs.bench": ["plans/*.toml"],
+        "cmdcm.jobs.tune": ["spaces/*.toml"],
     },
     install_requires=[
         # TensorFlow, its Keras 2 and the serving stubs stay on one minor version.
@@ -68,6 +71,7 @@ setup(
         "prometheus-client>=0.22,<1",
         "matplotlib>=3.9,<4",
         "jinja2>=3.1,<4",
+        "psutil>=6,<8",
         "rich>=13.7,<16",
         "tzdata>=2024.1",
     ],
@@ -75,8 +79,10 @@ setup(
         # Compresses shards three times as fast (features.gzip).
         "isal": ["isal>=1.7,<2"],
         "spark": SPARK,
+        "tune": TUNE,
         "dev": [
             *SPARK,
+            *TUNE,
             "cryptography>=44,<51",
             "duckdb>=1.3,<3",
             "hypothesis>=6.100,<7",
@@ -87,6 +93,7 @@ setup(
             "pyyaml>=6,<7",
             "ruff>=0.9,<1",
             "setuptools>=69",
+            "types-psutil>=6,<8",
             "types-pyyaml>=6,<7",
         ],
     },

@@ -18,6 +18,7 @@ from numba import njit
 
 from cmdcm.core.errors import ConfigError, DataError
 from cmdcm.features.decode import Columns, Decoder
+from cmdcm.features.promotion_weights import PromotionWeights
 from cmdcm.features.records import Stream
 from cmdcm.features.spec import Feature, FeatureSpec
 from cmdcm.features.tfrecord import masked_crc32c
@@ -33,15 +34,23 @@ class RowWeights:
         spec: The columns of the examples.
         negative_rate: Probability, in (0, 1], with which a row without a positive label is kept.
         column: Scalar number of the spec whose value weights each row; "" for none.
+        promotions: Weights by promotion, which go by `click_time_ms`; None for none.
 
     Raises:
         ConfigError: No such column, a column of another shape or type, or no labels to go by.
     """
 
-    def __init__(self, spec: FeatureSpec, negative_rate: float = 1.0, column: str = ""):
+    def __init__(
+        self,
+        spec: FeatureSpec,
+        negative_rate: float = 1.0,
+        column: str = "",
+        promotions: PromotionWeights | None = None,
+    ):
         if not 0 < negative_rate <= 1:
             raise ValueError(f"`negative_rate` should be in (0, 1]. Received: {negative_rate}")
         self.rate, self.column, self._spec = negative_rate, column, spec
+        self.promotions = promotions
         self._labels = spec.of("label") if negative_rate < 1 else ()
         if negative_rate < 1 and not self._labels:
             raise ConfigError("training.negative_rate: the examples have no labels to go by")
@@ -54,12 +63,14 @@ class RowWeights:
     @property
     def asked(self) -> bool:
         """Whether there are weights at all; all are 1 otherwise."""
-        return self.rate < 1 or bool(self.column)
+        return self.rate < 1 or bool(self.column) or self.promotions is not None
 
     @property
     def features(self) -> tuple[Feature, ...]:
         """The columns that the weights are computed from."""
-        return (*self._labels, *([self._spec[self.column]] if self.column else []))
+        names = [self.column] if self.column else []
+        names += ["click_time_ms"] if self.promotions is not None else []
+        return (*self._labels, *(self._spec[name] for name in names))
 
     def sample(self, stream: Stream, seed: int, epoch: int) -> Stream:
         """Leaves negative rows out."""
@@ -92,6 +103,8 @@ class RowWeights:
                     "a weight is a finite number from 0 on"
                 )
             weights *= values
+        if self.promotions is not None:
+            weights *= self.promotions.of(columns["click_time_ms"])
         return weights
 
     def _negative(self, columns: Columns) -> np.ndarray:

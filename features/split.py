@@ -43,6 +43,10 @@ def split_days(manifest: Mapping[str, Any], config: SplitConfig) -> Split:
         by = "promotion" if len(promotions) >= 3 else "time"
     if by == "promotion":
         return _by_promotion(manifest, promotions, config)
+    if config.windows:
+        raise ConfigError(
+            f"split.windows = {config.windows} needs a split by promotion, this one is by time"
+        )
     return _by_time(manifest, promotions, config)
 
 
@@ -62,6 +66,7 @@ def _by_promotion(manifest: Mapping[str, Any], promotions: list[str], config: Sp
     before = [p for p in promotions[: promotions.index(test[0])] if p not in test]
     validation = list(config.validation) or before[-1:]
     train = before[: before.index(validation[0])] if validation and validation[0] in before else []
+    train = train[-config.windows :]  # -0: all
     if not train:
         raise DataError(
             "split by promotion needs a promotion each to train, validate and test, in this order; "

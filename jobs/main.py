@@ -26,6 +26,7 @@ COMMANDS = {
     "features": "make labelled point-in-time examples of an event log",
     "validate": "check examples against a schema, other examples and logged requests",
     "train": "train a model on examples",
+    "tune": "search hyper-parameters on time-ordered folds",
     "evaluate": "evaluate trained models on the test split",
     "report": "write an evaluation as one HTML file",
     "abtest": "replay an ad auction in a simulated world with trained models",

@@ -22,7 +22,7 @@ from cmdcm.features.input import parse_examples
 from cmdcm.features.spec import FeatureSpec
 from cmdcm.jobs.auction import RANDOM, Auctions, first_slot
 from cmdcm.jobs.candidates import candidate_examples, described, inputs_of
-from cmdcm.model.trained import MODEL, load_model
+from cmdcm.model.trained import MODEL, load_model, seen_days
 
 ORACLE, CHANCE = "oracle", "random"
 BUILT_IN = (ORACLE, CHANCE)
@@ -66,8 +66,8 @@ def open_scorer(directory: Path) -> Scorer:
         def score(serialized: tf.Tensor) -> tf.Tensor:
             return model.scorer(parse_examples(serialized, model.spec.inputs))[OUTPUT]
 
-        seen = frozenset({*split["train"], *split["validation"]})
-        return Scorer(score, described(model.spec), seen, frozenset(split["test"]))
+        test = frozenset(split["test"])
+        return Scorer(score, described(model.spec), seen_days(directory), test)
     loaded = tf.saved_model.load(str(directory))
     signature = loaded.signatures[EXAMPLES_SIGNATURE]
 

@@ -271,7 +271,8 @@ class RankingModel(tfrs.Model):
     @property
     def table_variables(self) -> list[tf.Variable]:
         """The embedding tables; an optimizer of their own trains them."""
-        return [self.trunk.encoder.table]
+        table = self.trunk.encoder.table
+        return list(getattr(table, "variables", [table]))  # of parameter servers, its shards
 
     @property
     def linear_variables(self) -> list[tf.Variable]:

@@ -280,7 +280,7 @@ class InputEncoder(tf.keras.layers.Layer):
 
     def gather(self, rows: tf.Tensor) -> tf.Tensor:
         """Returns the table's rows, [..., dim]."""
-        return tf.gather(self.table, rows)
+        return tf.nn.embedding_lookup(self.table, rows)
 
     def _number(self, feature: Feature, values: tf.Tensor) -> tf.Tensor:
         numbers = number(feature.encoding, values)

@@ -5,7 +5,7 @@ The loss is that of the whole batch, whatever the number of replicas: a replica 
 sees them.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -66,9 +66,19 @@ class Steps:
         """
         return self._compiled(batch, tf.constant(stop))
 
+    @property
+    def taken(self) -> int:
+        """Steps since the start of the run, in all its epochs and processes."""
+        with self._place.strategy.scope():
+            return int(self._optimizer.iterations.numpy())
+
+    def fetch(self, pending: Sequence[Pending]) -> list[dict[str, float]]:
+        """Waits for steps and returns what they gave."""
+        return [{name: float(value) for name, value in step.items()} for step in pending]
+
     def meet(self) -> None:
         """Returns when all workers are here."""
-        if self._place.workers > 1:
+        if self._place.replicas > 1:
             strategy = self._place.strategy
             here = strategy.run(lambda: tf.constant(1.0))
             strategy.reduce(tf.distribute.ReduceOp.SUM, here, axis=None)
@@ -94,9 +104,15 @@ def train_step(
     model: RankingModel, optimizer: tf.keras.optimizers.Optimizer, batch: Tensors
 ) -> Pending:
     """Moves the weights once; returns the replica's share of the loss and of its parts."""
+    losses, gradients = losses_and_gradients(model, batch)
+    optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
+    return losses
+
+
+def losses_and_gradients(model: RankingModel, batch: Tensors) -> tuple[Pending, Sequence[Any]]:
+    """Returns the replica's share of the loss and of its parts, and the weights' gradients."""
     with tf.GradientTape() as tape:
         parts = model.loss_parts(batch)
         loss = tf.add_n(list(parts.values()))
-    gradients = tape.gradient(loss, model.trainable_variables)
-    optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
-    return {"loss": loss, **{f"loss_{name}": part for name, part in parts.items()}}
+    losses = {"loss": loss, **{f"loss_{name}": part for name, part in parts.items()}}
+    return losses, tape.gradient(loss, model.trainable_variables)

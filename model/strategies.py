@@ -14,12 +14,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import tensorflow as tf
+from absl import logging
 
 from cmdcm.core.config import TrainingConfig
 from cmdcm.core.errors import ConfigError
 
 TF_CONFIG = "TF_CONFIG"
 """The environment variable that tells a process its cluster and its task there, as JSON."""
+
+_SHARD_BYTES = 256 << 10  # smaller tables stay whole
 
 _EXAMPLE = {
     "cluster": {"worker": ["HOST:PORT", "HOST:PORT"]},
@@ -34,12 +37,16 @@ class Place:
     Attributes:
         strategy: The distribution strategy; TensorFlow's default one for a single device.
         chief: Whether this process writes checkpoints, logs and the model.
-        workers: Processes that each train a share of every batch.
+        workers: Processes that train.
+        servers: Parameter servers that share the tables; 1 if there are none.
+        asynchronous: Whether each worker takes batches of its own, without waiting for the others.
     """
 
     strategy: tf.distribute.Strategy
     chief: bool = True
     workers: int = 1
+    servers: int = 1
+    asynchronous: bool = False
 
     @property
     def replicas(self) -> int:
@@ -49,6 +56,9 @@ class Place:
 
 def find_place(config: TrainingConfig) -> Place:
     """Returns the replicas that `training.strategy` asks for.
+
+    In a process that `TF_CONFIG` calls a worker or a parameter server of `parameter_server` it does
+    not return: the process serves its chief until it is stopped.
 
     Raises:
         ConfigError: They are not there, or cannot share a batch evenly.
@@ -101,8 +111,41 @@ def _multiworker(config: TrainingConfig) -> Place:
     return Place(strategy, chief, len(tasks.get("worker", ())) + len(tasks.get("chief", ())))
 
 
+def _parameter_server(config: TrainingConfig) -> Place:
+    found = cluster("parameter_server")
+    tasks, task = found["cluster"], found["task"]
+    if not tasks.get("ps") or not tasks.get("worker") or len(tasks.get("chief", ())) != 1:
+        raise ConfigError(
+            f"training.strategy=parameter_server needs one `chief`, `worker`s and `ps`s in "
+            f"{TF_CONFIG}. Received: {sorted(tasks)}"
+        )
+    if task["type"] != "chief":
+        logging.info("serving as %s %d, until the process is stopped", task["type"], task["index"])
+        tf.distribute.Server(tasks, task["type"], int(task["index"]), "grpc").join()
+    resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver(rpc_layer="grpc")
+    partitioner = tf.distribute.experimental.partitioners.MinSizePartitioner(
+        _SHARD_BYTES, max_shards=len(tasks["ps"])
+    )
+    strategy = tf.distribute.ParameterServerStrategy(resolver, partitioner)
+    if strategy.num_replicas_in_sync > 1:
+        raise ConfigError(
+            f"training.strategy=parameter_server: {strategy.num_replicas_in_sync} GPUs in one "
+            "worker; give each worker process one of them (CUDA_VISIBLE_DEVICES)"
+        )
+    _Coordinator(strategy)  # a strategy has one, the first; TensorFlow makes it early
+    return Place(
+        strategy, workers=len(tasks["worker"]), servers=len(tasks["ps"]), asynchronous=True
+    )
+
+
+class _Coordinator(tf.distribute.coordinator.ClusterCoordinator):
+    def __del__(self) -> None:
+        """Does not wait for its threads, as TensorFlow does, for ever if a worker is lost."""
+
+
 _PLACES: Mapping[str, Callable[[TrainingConfig], Place]] = {
     "single": _single,
     "mirrored": _mirrored,
     "multiworker": _multiworker,
+    "parameter_server": _parameter_server,
 }

@@ -7,7 +7,7 @@ from typing import Any
 import tensorflow as tf
 
 from cmdcm.core.config import Config
-from cmdcm.core.files import read_json
+from cmdcm.core.files import read_json, read_manifest
 from cmdcm.features.spec import Feature, FeatureSpec
 from cmdcm.model.base import RankingModel
 from cmdcm.model.calibration import CALIBRATION_FILE, Calibration
@@ -37,6 +37,16 @@ def load_model(directory: Path) -> RankingModel:
 def load_history(directory: Path) -> History:
     """Returns the epochs' records of a trained model."""
     return list(read_json(Path(directory) / "history.json", "training history"))
+
+
+def seen_days(directory: Path) -> frozenset[str]:
+    """Returns the days that a trained model, or one it was started from, has seen.
+
+    They are those of its training and, for early stopping, of its validation.
+    """
+    manifest = read_manifest(Path(directory), MODEL)
+    known = [manifest["split"], (manifest.get("warm_start") or {}).get("days", {})]
+    return frozenset(d for days in known for p in ("train", "validation") for d in days.get(p, ()))
 
 
 def zero_inputs(spec: FeatureSpec) -> tuple[dict[str, tf.Tensor], dict[str, tf.Tensor]]:

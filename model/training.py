@@ -9,10 +9,11 @@ With several replicas (`model/strategies.py`) a step's batch, loss and gradient 
 replica, shared out. Of several workers each validates; the chief writes.
 """
 
+import functools
 import json
 import math
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,19 +28,27 @@ from cmdcm.core.signals import Termination
 from cmdcm.features.columns import LABELS
 from cmdcm.features.dataset import ExampleSet
 from cmdcm.features.input import examples, input_errors
+from cmdcm.features.promotion_weights import promotion_weights
 from cmdcm.features.records import Shares
 from cmdcm.features.sampling import RowWeights
 from cmdcm.features.spec import FeatureSpec
+from cmdcm.model import warm_start
 from cmdcm.model.base import RankingModel
 from cmdcm.model.calibrate import fit_calibration
 from cmdcm.model.calibration import CALIBRATION_FILE
 from cmdcm.model.checkpoints import Checkpoints
 from cmdcm.model.metrics import auc, log_loss, pcoc
+from cmdcm.model.observers import Observer, Observers
 from cmdcm.model.optimizer import make_optimizer
+from cmdcm.model.parameter_servers import ParameterServerSteps
 from cmdcm.model.registry import make_model
 from cmdcm.model.scoring import predict
+from cmdcm.model.speed import Speed
+from cmdcm.model.step_profile import measure_step
 from cmdcm.model.steps import Pending, Steps
 from cmdcm.model.strategies import Place, find_place
+from cmdcm.model.table_memory import check_tables, table_sizes
+from cmdcm.model.tensorboard import TensorBoard
 from cmdcm.model.trained import MODEL, History
 
 ADAPT_EXAMPLES = 10_000
@@ -49,11 +58,19 @@ CHECK_STEPS = 20
 """Steps between two looks at the losses, for which the process waits for its devices."""
 
 
-def train(data: ExampleSet, output: Path, config: Config, *, progress: bool = True) -> RankingModel:
+def train(
+    data: ExampleSet,
+    output: Path,
+    config: Config,
+    *,
+    overwrite: bool = False,
+    progress: bool = True,
+    observers: Sequence[Observer] = (),
+) -> RankingModel:
     """Trains the configured model, or goes on with a run that was interrupted.
 
-    With `training.strategy = "multiworker"` every worker calls it with the same arguments; `output`
-    is then on a file system that all of them see.
+    On a cluster every process calls it with the same arguments, and `output` is on a file system
+    that all of them see; parameter servers and their workers never return (`find_place`).
 
     Args:
         data: The examples.
@@ -62,12 +79,15 @@ def train(data: ExampleSet, output: Path, config: Config, *, progress: bool = Tr
             `history.json`, a manifest and, with [calibration], `calibration.json`. A finished run
             is not trained again, but calibrated and published anew.
         config: Model and training; must be the one that an interrupted run had.
+        overwrite: Delete a run that is there, and start anew.
         progress: Show a progress bar on stderr.
+        observers: Are told of the run by its chief, as TensorBoard always is.
 
     Returns:
         The model with the best weights.
 
     Raises:
+        ConfigError: The tables do not fit into memory, or the replicas are not there.
         DataError: A head without a positive or a negative label in the training examples.
         TrainingError: A loss is not finite; names step and head.
         PreemptedError: The process got SIGTERM; the state is saved, and the same call goes on.
@@ -76,15 +96,21 @@ def train(data: ExampleSet, output: Path, config: Config, *, progress: bool = Tr
     tf.keras.utils.set_random_seed(config.seed)
     tf.config.experimental.enable_op_determinism()
     place = find_place(config.training)
+    logging.info("%s", check_tables(table_sizes(data.spec, config.model), place.servers))
+    if overwrite and place.chief:
+        remove_run(output)
     with place.strategy.scope():
         model = build_model(data, config)
         optimizer = make_optimizer(model, config.training)
     check_labels(model, data)
-    run = _Run(model, optimizer, data, Path(output), config, place, progress)
+    run = _Run(model, optimizer, data, Path(output), config, place, progress, observers)
+    run.stepping.meet()  # what was there is deleted
     run.resume()
-    with Termination() as run.termination:
-        run.train()
-    run.publish()
+    with run.observers.watch(run.stepping.taken):
+        with Termination() as run.termination:
+            run.train()
+        run.publish()
+    run.stepping.meet()  # the model is there
     return model
 
 
@@ -144,11 +170,15 @@ class _Run:
         config: Config,
         place: Place,
         progress: bool,
+        observers: Sequence[Observer],
     ):
         self.model, self.data, self.output = model, data, output
         self.config, self.place, self.show_progress = config, place, progress
         training = config.training
-        self.row_weights = RowWeights(data.spec, training.negative_rate, training.weight_column)
+        self.promotion_weights = promotion_weights(data, training)
+        self.row_weights = RowWeights(
+            data.spec, training.negative_rate, training.weight_column, self.promotion_weights
+        )
         # Known beforehand only if every example is trained on.
         self.steps = (
             math.ceil(data.total("train") / training.batch_size)
@@ -156,7 +186,20 @@ class _Run:
             else None
         )
         self.skipped: list[DataError] = []
-        self.stepping = Steps(model, optimizer, place)
+        steps = ParameterServerSteps if place.asynchronous else Steps
+        self.stepping = steps(model, optimizer, place)
+        # Workers that take batches of their own all wait at a check.
+        self.check_steps = CHECK_STEPS * (place.workers if place.asynchronous else 1)
+        measure = functools.partial(measure_step, model, optimizer, place)
+        self.speed = Speed(
+            training.batch_size,
+            None if place.asynchronous else measure,
+            profile_step=config.tracking.profile_step,
+            logs=output / "logs",
+            trace_steps=config.tracking.trace_steps if place.chief else 0,
+        )
+        told = [TensorBoard(output / "logs"), *observers]
+        self.observers = Observers(told if place.chief else ())
         self.epoch = tf.Variable(0, dtype=tf.int64)
         self.step = tf.Variable(0, dtype=tf.int64)
         self.bad_epochs = tf.Variable(0, dtype=tf.int64)
@@ -177,6 +220,7 @@ class _Run:
             },
             weights,
             keep=training.keep_checkpoints,
+            background=not place.asynchronous,
             writes=place.chief,
         )
 
@@ -188,23 +232,40 @@ class _Run:
                 "seed": self.config.seed,
                 "model": self.config.model.model_dump(mode="json"),
                 "training": self.config.training.model_dump(
-                    mode="json", exclude={"strategy", "devices"}
+                    mode="json",
+                    exclude={"strategy", "devices", "max_forgetting", "on_forgetting"},
                 ),
             },
             "examples": self.data.manifest["files"],
-            "split": list(self.data.split.train),
+            "spec": self.data.spec.model_dump(mode="json"),
+            "split": {part: getattr(self.data.split, part) for part in ("train", "validation")},
         }
         if mark.exists() and json.loads(mark.read_text()) != json.loads(json.dumps(identity)):
             raise OutputError(
                 f"{self.output} holds a run with another configuration or other examples; "
                 "choose another --output or pass --overwrite"
             )
+        setting, source = self.config.training.warm_start, None
+        if self.checkpoints.restore():
+            logging.info("resuming at epoch %d, step %d", self.epoch.numpy(), self.step.numpy())
+        elif setting:
+            source = warm_start.open_source(setting, self.data)
         if self.place.chief:
             with output_errors(self.output):
                 self.output.mkdir(parents=True, exist_ok=True)
                 write_json(mark, identity)
-        if self.checkpoints.restore():
-            logging.info("resuming at epoch %d, step %d", self.epoch.numpy(), self.step.numpy())
+        if source is not None:
+            self.start_warm(source)
+
+    def start_warm(self, source: warm_start.Source) -> None:
+        """Takes over the weights of another model; as they are, they count as epoch 0."""
+        training, chief = self.config.training, self.place.chief
+        warm_start.start(source, self.model, self.data, self.output, training, writes=chief)
+        record = {"epoch": 0.0} | self.validate()
+        self.best.assign(record["val_log_loss_conversion"])
+        self.checkpoints.save_best()
+        self.history_json.assign(json.dumps([record]))
+        logging.info("epoch 0: %s", summary(record))
 
     def train(self) -> None:
         """Runs the epochs that are left."""
@@ -217,7 +278,8 @@ class _Run:
                 record["skipped_files"] = float(len({str(error) for error in self.skipped}))
                 logging.info("epoch %d: %d files skipped", epoch + 1, record["skipped_files"])
             self.finish_epoch(record)
-            self.log(epoch + 1, record)
+            speed = self.speed.finish_epoch(epoch + 1)
+            self.observers.finished_epoch(epoch + 1, {**record, **speed})
             logging.info("epoch %d: %s", epoch + 1, summary(record))
         self.checkpoints.wait()
 
@@ -232,14 +294,15 @@ class _Run:
             title = f"epoch {epoch + 1}/{self.config.training.epochs}"
             task = bar.add_task(title, total=self.steps, completed=seen)
             batches = self.stepping.batches(lambda shares: self.batches(epoch, seen, shares))
-            for batch in batches:
+            for batch in self.speed.watch(batches):
                 pending.append(self.stepping.take(batch, self.termination.asked))
                 self.step.assign_add(1)
                 step = int(self.step.numpy())
                 save = step % self.config.training.checkpoint_steps == 0
-                if save or step % CHECK_STEPS == 0:
+                if save or step % self.check_steps == 0:
                     losses += self.check(pending)
-                    bar.update(task, description=f"{title}  loss {losses[-1]:.4f}")
+                    loss = f"{title}  loss {losses[-1]:.4f}"
+                    bar.update(task, description=f"{loss}  {self.speed.text}")
                 bar.advance(task)
                 if save:
                     self.checkpoints.save()
@@ -282,7 +345,7 @@ class _Run:
             PreemptedError: A worker is to stop.
         """
         first = int(self.step.numpy()) - len(pending) + 1
-        values = [{name: float(value) for name, value in step.items()} for step in pending]
+        values = self.stepping.fetch(pending)
         pending.clear()
         for step, parts in enumerate(values, start=first):
             bad = [name for name, value in parts.items() if not math.isfinite(value)]
@@ -301,6 +364,10 @@ class _Run:
                 f"stopped by SIGTERM at epoch {int(self.epoch.numpy()) + 1}, step "
                 f"{int(self.step.numpy())}; the state is saved: run the same command to go on"
             )
+        if values:
+            names = [name for name in values[0] if name != "stop"]
+            means = {f"step/{n}": float(np.mean([v[n] for v in values])) for n in names}
+            self.observers.stepped(self.stepping.taken, means | self.speed.take())
         return [parts["loss"] for parts in values]
 
     def validate(self) -> dict[str, float]:
@@ -344,15 +411,6 @@ class _Run:
         """Returns the records of the finished epochs."""
         return list(json.loads(self.history_json.numpy()))
 
-    def log(self, epoch: int, record: Mapping[str, float]) -> None:
-        """Writes an epoch's record for TensorBoard."""
-        if self.place.chief:
-            writer = tf.summary.create_file_writer(str(self.output / "logs"))
-            with writer.as_default(step=epoch):
-                for name, value in record.items():
-                    tf.summary.scalar(name, value)
-            writer.close()
-
     def calibrate(self) -> None:
         """Calibrates the model on the validation split, as configured."""
         config = self.config.calibration
@@ -364,12 +422,15 @@ class _Run:
 
     def publish(self) -> None:
         """Restores the best weights and, as the chief, writes `model/`."""
-        self.stepping.meet()
+        self.stepping.meet()  # the best weights are there
         self.checkpoints.restore_best()
+        training, chief = self.config.training, self.place.chief
+        if training.warm_start:
+            warm_start.finish(self.model, self.data, self.output, training, writes=chief)
         self.calibrate()
         if not self.place.chief:
             return
-        calibration = self.model.calibration
+        calibration, by_promotion = self.model.calibration, self.promotion_weights
         with staged_directory(self.output / MODEL, overwrite=True) as staging:
             self.weights.write(str(staging / "weights"))
             self.config.save(staging / "config.json")
@@ -390,6 +451,8 @@ class _Run:
                     "examples": str(self.data.directory),
                     "skipped_files": int(self.history()[-1].get("skipped_files", 0)),
                     "calibration": calibration and calibration.method,
+                    "warm_start": warm_start.origin(self.output) if training.warm_start else None,
+                    "promotion_weights": by_promotion and by_promotion.describe(),
                     **self.model.describe(),
                 },
             )

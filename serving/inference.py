@@ -26,7 +26,7 @@ from cmdcm.serving.example_signatures import (
 )
 from cmdcm.serving.servable import DEFAULT_SIGNATURE, Servable
 from cmdcm.serving.status import StatusError, invalid_argument
-from cmdcm.serving.tensors import byte_strings, from_protos, to_proto
+from cmdcm.serving.tensors import byte_strings, fill_proto, from_protos
 
 CLASSIFY_METHOD = "tensorflow/serving/classify"
 REGRESS_METHOD = "tensorflow/serving/regress"
@@ -55,7 +55,7 @@ def predict(
     outputs = servable.predict(signature_name, inputs, request.output_filter)
     response = predict_pb2.PredictResponse(model_spec=_model_spec(servable, signature_name))
     for name, array in outputs.items():
-        response.outputs[name].CopyFrom(to_proto(array, typed=True))
+        fill_proto(response.outputs[name], array, typed=True)
     return response
 
 

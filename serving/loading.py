@@ -40,7 +40,7 @@ def load_servable(
     path = Path(path)
     try:
         _verify(path)
-        session = tf.compat.v1.Session(graph=tf.Graph())
+        session = tf.compat.v1.Session(graph=tf.Graph(), config=_session_config())
         try:
             meta_graph = load_into_session(session, path)
             servable = Servable(name, version, session, meta_graph.signature_def, make_runner)
@@ -53,6 +53,14 @@ def load_servable(
         status = from_exception(error)
         raise StatusError(status.code, f"version {version} of {name!r}: {status}") from error
     return servable
+
+
+def _session_config() -> tf.compat.v1.ConfigProto:
+    config = tf.compat.v1.ConfigProto()
+    # TensorFlow's idle threads search for work before they sleep. While a single request is
+    # answered that takes a fifth of the processor time, from the threads that should answer it.
+    config.experimental.disable_thread_spinning = True
+    return config
 
 
 def _verify(path: Path) -> None:

@@ -24,7 +24,7 @@ from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 from cmdcm.core.closing import Closing
 from cmdcm.core.errors import ConfigError, OutputError
 from cmdcm.core.files import output_errors, staged_file
-from cmdcm.serving.tensors import to_proto
+from cmdcm.serving.tensors import fill_proto
 
 
 class RequestLog(Closing):
@@ -116,7 +116,7 @@ class RequestLog(Closing):
         response.model_spec.signature_name = request.model_spec.signature_name
         response.model_spec.version.value = version
         for name, array in outputs.items():
-            response.outputs[name].CopyFrom(to_proto(array))
+            fill_proto(response.outputs[name], array)
         try:
             self._queue.put_nowait(log)
         except queue.Full:

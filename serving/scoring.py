@@ -19,7 +19,7 @@ from cmdcm.serving.request_log import RequestLog
 from cmdcm.serving.requests import candidate_arrays, chunks, pad_rows, user_arrays
 from cmdcm.serving.servable import DEFAULT_SIGNATURE
 from cmdcm.serving.status import StatusError
-from cmdcm.serving.tensors import byte_strings, from_protos, to_proto
+from cmdcm.serving.tensors import byte_strings, fill_proto, from_protos
 
 CANDIDATES_SIGNATURE = "score_candidates"
 SIGNATURES = (DEFAULT_SIGNATURE, CANDIDATES_SIGNATURE)
@@ -180,7 +180,7 @@ class Scoring:
         elif self.label:
             request.model_spec.version_label = self.label
         for name, array in arrays.items():
-            request.inputs[name].CopyFrom(to_proto(array))
+            fill_proto(request.inputs[name], array)
         return request
 
     def _scores(self, response: predict_pb2.PredictResponse) -> Scores:

@@ -15,7 +15,7 @@ from cmdcm.model.causal.balance import Balance
 from cmdcm.model.causal.summary import Provenance
 from cmdcm.model.evaluation import evaluate, save_evaluation
 from cmdcm.model.scoring import predict
-from cmdcm.model.trained import MODEL, load_history, load_model
+from cmdcm.model.trained import MODEL, load_history, load_model, seen_days
 
 EXAMPLE = (
     "cmdcm evaluate --examples out/examples --model cmdcm=out/runs/cmdcm/model "
@@ -86,12 +86,6 @@ def check_split(data: ExampleSet, directory: Path) -> None:
     seen = sorted(seen_days(directory) & set(data.split.test))
     if seen:
         raise DataError(f"{directory} was trained on test days, {seen[0]} and {len(seen) - 1} more")
-
-
-def seen_days(directory: Path) -> frozenset[str]:
-    """Returns the days that a model was trained or stopped on, from its manifest."""
-    split = read_manifest(directory, MODEL)["split"]
-    return frozenset({*split["train"], *split["validation"]})
 
 
 def oracle(frame: pl.DataFrame, truth: Path) -> pl.DataFrame:

@@ -6,7 +6,7 @@ from pathlib import Path
 from cmdcm.core.config import Config
 from cmdcm.features.dataset import ExampleSet
 from cmdcm.model.trained import MODEL, load_history
-from cmdcm.model.training import remove_run, summary, train
+from cmdcm.model.training import summary, train
 
 EXAMPLE = "cmdcm train --examples out/examples --output out/runs/cmdcm --set model.name=cmdcm"
 
@@ -25,17 +25,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, config: Config) -> int:
     """Trains the model and prints its validation metrics."""
-    if args.overwrite:
-        remove_run(args.output)
     data = ExampleSet.open(args.examples, config.split)
     if data.split.note:
         print(data.split.note)
     for part in ("train", "validation", "test"):
         days = getattr(data.split, part)
         print(f"{part:10} {data.total(part):>10,} examples, {days[0]}..{days[-1]}")
-    train(data, args.output, config)
+    train(data, args.output, config, overwrite=args.overwrite)
     history = load_history(args.output / MODEL)
     best = min(history, key=lambda record: record["val_log_loss_conversion"])
-    print(f"{config.model.name}: best epoch {best['epoch']:.0f} of {len(history)}: {summary(best)}")
+    last = history[-1]["epoch"]
+    print(f"{config.model.name}: best epoch {best['epoch']:.0f} of {last:.0f}: {summary(best)}")
     print(f"model in {args.output / MODEL}")
     return 0

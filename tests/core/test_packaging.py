@@ -26,7 +26,13 @@ def run(*command: str | Path, **environment: str) -> str:
     return done.stdout
 
 
-DATA = ("core/presets/*", "export/templates/*", "jobs/templates/*", "jobs/bench/plans/*")
+DATA = (
+    "core/presets/*",
+    "export/templates/*",
+    "jobs/templates/*",
+    "jobs/bench/plans/*",
+    "jobs/tune/spaces/*",
+)
 
 
 @pytest.fixture(scope="module")

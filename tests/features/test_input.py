@@ -17,6 +17,7 @@ from cmdcm.core.errors import ConfigError, DataError
 from cmdcm.features import feeding, tfrecord
 from cmdcm.features.encode import encode_examples, write_tfrecords
 from cmdcm.features.input import examples, input_errors, parse_examples
+from cmdcm.features.records import Shares
 from cmdcm.features.spec import Feature, FeatureSpec
 
 SPEC = FeatureSpec(
@@ -176,6 +177,56 @@ def test_workers_read_disjoint_parts_of_everything(files, workers, seed):
     ]
     assert all(parts)
     assert sorted(row for part in parts for row in part) == list(range(150))
+
+
+@pytest.mark.parametrize("seed", [None, 4])
+@pytest.mark.parametrize("count", [2, 4])
+def test_the_shares_of_a_batch_are_the_batch(files, seed, count):
+    """Each replica's share, read for itself, put together: the batches of a single one."""
+    options = {"batch_size": 8, "shuffle_seed": seed, "shuffle_buffer": 50}
+    whole = list(examples(files, SPEC, pad_remainder=True, **options))
+    shares = [
+        list(examples(files, SPEC, pad_remainder=True, shares=Shares((n,), count), **options))
+        for n in range(count)
+    ]
+    assert [len(share) for share in shares] == [19] * count
+    for parts, batch in zip(zip(*shares, strict=True), whole, strict=True):
+        assert {len(part["row"]) for part in parts} == {8 // count}
+        for name, values in batch.items():
+            joined = tf.concat([part[name] for part in parts], axis=0)
+            np.testing.assert_array_equal(joined, values, err_msg=name)
+    # Several shares of one process take turns.
+    both = examples(files, SPEC, pad_remainder=True, shares=Shares((0, 1), count), **options)
+    turns = [part["row"] for pair in zip(*shares[:2], strict=True) for part in pair]
+    for batch, expected in zip(both, turns, strict=True):
+        np.testing.assert_array_equal(batch["row"], expected)
+
+
+@pytest.mark.parametrize("skip", [1, 5, 18, 19])
+def test_shares_resume_exactly(files, skip):
+    options = {"batch_size": 8, "shuffle_seed": 3, "shares": Shares((1, 0), 2)}
+    undisturbed = rows(files, **options, pad_remainder=True)
+    assert rows(files, **options, pad_remainder=True, skip_batches=skip) == undisturbed[8 * skip :]
+
+
+def test_padding_has_weight_zero_and_default_values(files):
+    *full, last = examples(files, SPEC, batch_size=8, pad_remainder=True)
+    assert len(full) == 18
+    assert all(batch["row_weight"].numpy().tolist() == [1.0] * 8 for batch in full)
+    assert last["row"].numpy().tolist() == [*range(144, 150), 0, 0]
+    assert last["row_weight"].numpy().tolist() == [1.0] * 6 + [0.0] * 2
+    assert last["kind"].numpy().tolist()[-2:] == [b"none"] * 2
+    assert last["items"].numpy().tolist()[-1] == [-1] * 4
+    dataset = examples(files, SPEC, batch_size=8, pad_remainder=True)
+    assert {spec.shape[0] for spec in dataset.element_spec.values()} == {8}
+
+
+@pytest.mark.parametrize(
+    ("size", "options"), [(8, {}), (9, {"pad_remainder": True}), (9, {"drop_remainder": True})]
+)
+def test_shares_of_unequal_size_are_refused(files, size, options):
+    with pytest.raises(ValueError, match=r"2 shares need a `batch_size` that is a multiple"):
+        examples(files, SPEC, batch_size=size, shares=Shares((0,), 2), **options)
 
 
 def test_worker_out_of_range(files):

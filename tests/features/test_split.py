@@ -55,6 +55,23 @@ def test_named_promotions_are_taken():
     )
 
 
+@pytest.mark.parametrize(("windows", "first"), [(0, 0), (1, 2), (2, 1), (9, 0)])
+def test_windows_are_the_last_promotions_before_validation(windows, first):
+    days = [f"2024-{month:02}-01" for month in range(1, 6)]
+    five = manifest(**{f"p{n}": [day] for n, day in enumerate(days)})
+    split = split_days(five, SplitConfig(windows=windows))
+    assert (split.train, split.validation, split.test) == (
+        tuple(days[first:3]),
+        (days[3],),
+        (days[4],),
+    )
+
+
+def test_windows_of_a_split_by_time_are_refused():
+    with pytest.raises(ConfigError, match=r"split\.windows = 2 needs a split by promotion"):
+        split_days(ONE, SplitConfig(windows=2))
+
+
 @pytest.mark.parametrize(
     ("config", "error", "words"),
     [

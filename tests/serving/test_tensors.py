@@ -10,7 +10,7 @@ import tensorflow as tf
 from hypothesis import given, settings
 from tensorflow.core.framework.tensor_pb2 import TensorProto
 
-from cmdcm.serving.tensors import byte_strings, data_type, from_proto, from_protos, to_proto
+from cmdcm.serving.tensors import byte_strings, data_type, fill_proto, from_proto, from_protos
 
 MB = 1 << 20
 NUMBERS: list[Any] = [np.float32, np.float64, np.float16, np.int8, np.int16, np.int32, np.int64]
@@ -24,6 +24,12 @@ string_arrays = hnp.arrays(
 )
 
 
+def filled(array, *, typed: bool = False) -> TensorProto:
+    proto = TensorProto()
+    fill_proto(proto, array, typed=typed)
+    return proto
+
+
 def proto_of(shape, **values) -> TensorProto:
     proto = TensorProto(**values)
     for size in shape:
@@ -34,7 +40,7 @@ def proto_of(shape, **values) -> TensorProto:
 @settings(max_examples=100, deadline=None)
 @given(st.one_of(arrays, string_arrays), st.booleans())
 def test_round_trip_and_tensorflow_agree(array, typed):
-    proto = to_proto(array, typed=typed)
+    proto = filled(array, typed=typed)
     for back in (from_proto(proto, MB), tf.make_ndarray(proto)):
         assert back.shape == array.shape
         assert back.dtype == array.dtype
@@ -46,13 +52,35 @@ def test_round_trip_and_tensorflow_agree(array, typed):
 def test_reads_what_tensorflow_writes(array):
     proto = tf.make_tensor_proto(array)
     np.testing.assert_array_equal(from_proto(proto, MB), array)
-    assert proto.dtype == data_type(array)
+    assert proto.dtype == data_type(array.dtype)
 
 
 def test_answers_use_the_field_of_the_type():
-    proto = to_proto(np.array([1.5, 2.5], np.float32), typed=True)
+    proto = filled(np.array([1.5, 2.5], np.float32), typed=True)
     assert list(proto.float_val) == [1.5, 2.5]
     assert not proto.tensor_content
+
+
+@pytest.mark.parametrize("typed", [False, True])
+def test_one_shape_in_several_types(typed):
+    for dtype in (np.float32, np.int64, np.float32, np.object_):
+        array = np.full((2, 3), b"x" if dtype is np.object_ else 1, dtype)
+        got = from_proto(filled(array, typed=typed), MB)
+        assert (got.dtype, got.tolist()) == (array.dtype, array.tolist())
+
+
+def test_dimensions_may_have_names():
+    for name in ("rows", 1000 * "r"):
+        proto = proto_of([2], dtype=tf.float32.as_datatype_enum, float_val=[1, 2])
+        proto.tensor_shape.dim[0].name = name
+        assert from_proto(proto, MB).tolist() == [1, 2]
+
+
+def test_the_limit_counts_for_a_shape_that_was_read_before():
+    proto = filled(np.zeros(10, np.float32))
+    from_proto(proto, 40)
+    with pytest.raises(ValueError, match=r"the shape \[10\] exceeds the limit of 39 bytes"):
+        from_proto(proto, 39)
 
 
 def test_missing_elements_repeat_the_last_one():
@@ -92,7 +120,7 @@ def test_unknown_rank_is_refused():
 
 
 def test_the_limit_is_for_all_tensors_together():
-    half = to_proto(np.zeros(100, np.float32))
+    half = filled(np.zeros(100, np.float32))
     assert set(from_protos({"a": half, "b": half}, 800)) == {"a", "b"}
     with pytest.raises(ValueError, match=r"tensor parsing error: b: .*exceeds"):
         from_protos({"a": half, "b": half}, 799)

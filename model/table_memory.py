@@ -1,0 +1,86 @@
+"""What the embedding tables take, before they are made."""
+
+from dataclasses import dataclass
+
+import psutil
+
+from cmdcm.core.config import ModelConfig
+from cmdcm.core.errors import ConfigError
+from cmdcm.features.spec import FeatureSpec
+
+BYTES = 4
+"""Of a number: float32."""
+
+COPIES = 3
+"""Of each number in training: the weight, Adagrad's accumulator, and a step's or a checkpoint's
+copy of either."""
+
+
+@dataclass(frozen=True)
+class TableSize:
+    """One embedding table.
+
+    Attributes:
+        name: Its name in the feature spec.
+        rows: Its rows.
+        size: Bytes that training it takes.
+    """
+
+    name: str
+    rows: int
+    size: int
+
+
+def table_sizes(spec: FeatureSpec, config: ModelConfig) -> list[TableSize]:
+    """Returns the tables of a model, the largest first.
+
+    Example:
+        >>> from cmdcm.features.spec import Feature
+        >>> user = Feature(name="user_id", dtype="int64", side="user", encoding="hash",
+        ...                buckets=1000, table="user")
+        >>> table_sizes(FeatureSpec(features=(user,)), ModelConfig(embedding_dim=8))
+        [TableSize(name='user', rows=1000, size=96000)]
+    """
+    width = config.embedding_dim * BYTES * COPIES
+    sizes = [TableSize(name, rows, rows * width) for name, rows in spec.tables().items()]
+    return sorted(sizes, key=lambda table: -table.size)
+
+
+def check_tables(tables: list[TableSize], servers: int = 1, free: int | None = None) -> str:
+    """Checks that the tables fit into memory.
+
+    Args:
+        tables: From `table_sizes`.
+        servers: Parameter servers that share them, each with as much memory as this host; 1 for a
+            run without.
+        free: Bytes that can be had; by default those of this host's main memory. That of a GPU
+            is not looked at: TensorFlow reports it too late.
+
+    Returns:
+        A line that says what they take.
+
+    Raises:
+        ConfigError: They do not fit; names the largest and the rows that would.
+    """
+    free = int(psutil.virtual_memory().available) if free is None else free
+    total = sum(table.size for table in tables)
+    listed = ", ".join(f"{t.name} {t.rows:,} rows {_megabytes(t.size)}" for t in tables)
+    shared = f" on each of {servers} parameter servers" if servers > 1 else ""
+    if total <= free * servers:
+        return f"embedding tables take {_megabytes(total // servers)}{shared} in training: {listed}"
+    largest = tables[0]
+    fitting = (largest.size - (total - free * servers)) * largest.rows // largest.size
+    advice = (
+        f"give it at most {fitting:,} buckets"
+        if fitting > 0
+        else "no size of it alone would do: shrink the others too"
+    )
+    raise ConfigError(
+        f"the embedding tables take {_megabytes(total)} in training and {_megabytes(free)} are "
+        f"free{shared}. The largest, {largest.name!r}, has {largest.rows:,} rows; {advice}, lower "
+        f"model.embedding_dim, or train with training.strategy=parameter_server. All: {listed}"
+    )
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:,.1f} MB"

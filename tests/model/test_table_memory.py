@@ -1,0 +1,57 @@
+"""The tables' memory: by hand, refused when there is too little, printed before a run."""
+
+import pytest
+
+from cmdcm.core.config import ModelConfig
+from cmdcm.core.errors import ConfigError
+from cmdcm.features.spec import Feature, FeatureSpec
+from cmdcm.model.table_memory import check_tables, table_sizes
+
+
+def hashed(name: str, table: str, buckets: int) -> Feature:
+    return Feature(
+        name=name, dtype="int64", side="user", encoding="hash", buckets=buckets, table=table
+    )
+
+
+SPEC = FeatureSpec(
+    features=(
+        hashed("user_id", "user", 1_000),
+        hashed("item_id", "item", 50_000),
+        hashed("last_item", "item", 50_000),  # shares the table
+    )
+)
+TABLES = table_sizes(SPEC, ModelConfig(embedding_dim=10))
+
+
+def test_sizes_by_hand():
+    """Ten columns of four bytes: weight, accumulator, copy."""
+    assert [(t.name, t.rows, t.size) for t in TABLES] == [
+        ("item", 50_000, 6_000_000),
+        ("user", 1_000, 120_000),
+    ]
+
+
+def test_what_fits_is_said():
+    line = check_tables(TABLES, free=6_120_000)
+    assert line.startswith("embedding tables take 6.1 MB in training: item 50,000 rows 6.0 MB")
+    assert "3.1 MB on each of 2 parameter servers" in check_tables(TABLES, 2, free=3_060_000)
+    assert check_tables(TABLES)  # of this host's memory
+
+
+@pytest.mark.parametrize(
+    ("free", "servers", "advice"),
+    [
+        (3_120_000, 1, "at most 25,000 buckets"),
+        (1_560_000, 2, "at most 25,000 buckets"),
+        (100_000, 1, "shrink the others too"),
+    ],
+)
+def test_what_does_not_fit_is_refused_and_the_table_named(free, servers, advice):
+    with pytest.raises(ConfigError, match=rf"'item', has 50,000 rows; .*{advice}"):
+        check_tables(TABLES, servers, free)
+    if advice.startswith("at most"):
+        smaller = FeatureSpec(
+            features=(hashed("user_id", "user", 1_000), hashed("item_id", "item", 25_000))
+        )
+        assert check_tables(table_sizes(smaller, ModelConfig(embedding_dim=10)), servers, free)
