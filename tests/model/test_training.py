@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -59,8 +60,9 @@ def test_a_run_leaves_a_verified_model_its_history_and_tensorboard_logs(undistur
     assert list((undisturbed / "logs").glob("events.*"))
 
 
-def kill(monkeypatch, data, output, config, fatal_step):
-    """Starts a run and kills it at a step."""
+def kill(monkeypatch, data, output, config, fatal_step) -> training.Checkpoints:
+    """Starts a run and kills it at a step; returns its checkpoints, maybe still being written."""
+    made = []
 
     class Killed(BaseException):
         pass
@@ -74,11 +76,19 @@ def kill(monkeypatch, data, output, config, fatal_step):
                 raise Killed
             return super().take(batch, stop)
 
+    class Recorded(training.Checkpoints):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            made.append(self)
+
     with monkeypatch.context() as patch:
         patch.setattr(training, "Steps", KillAt)
+        patch.setattr(training, "Checkpoints", Recorded)
         with pytest.raises(Killed):
             train(data, output, config, progress=False)
     assert not (output / MODEL).exists()
+    [checkpoints] = made
+    return checkpoints
 
 
 def forbid_steps(monkeypatch):
@@ -128,9 +138,11 @@ def test_a_damaged_checkpoint_is_passed_over_and_the_run_ends_the_same(
     undisturbed, small_world, data, tmp_path, monkeypatch, caplog
 ):
     run = tmp_path / "run"
-    kill(monkeypatch, data, run, small_world.config, fatal_step=24)
-    *before, newest = sorted((run / "checkpoints").glob("ckpt-*.data*"))
-    assert before
+    checkpoints = kill(monkeypatch, data, run, small_world.config, fatal_step=24)
+    checkpoints.wait()  # else the newest is maybe not complete, and nothing names it
+    state = tf.train.get_checkpoint_state(str(run / "checkpoints"))
+    assert len(state.all_model_checkpoint_paths) > 1
+    newest = Path(f"{state.model_checkpoint_path}.data-00000-of-00001")
     content = newest.read_bytes()
     newest.write_bytes(content[: len(content) // 2])
     train(data, run, small_world.config, progress=False)

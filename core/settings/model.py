@@ -1,0 +1,66 @@
+"""Settings of the network."""
+
+from typing import Literal
+
+from pydantic import Field, PositiveInt, model_validator
+
+from cmdcm.core.settings.base import Section
+
+
+class ModelConfig(Section):
+    """The network.
+
+    Attributes:
+        name: `cmdcm`, or a baseline: `single_task`, `esmm`, `vanilla`.
+        embedding_dim: Columns of every embedding table.
+        attention_units: Hidden units of the sequence attention.
+        cross_layers: DCN-v2 cross layers of the trunk.
+        cross_rank: Rank of the cross layers' weight matrix.
+        trunk_units: Hidden units of the trunk's MLP.
+        tower_units: Hidden units of each head's tower.
+        gate: Personalised gating of the towers (CM-DCM's second module).
+        gate_units: Hidden units of each gate.
+        transition: Counterfactual transition (CM-DCM's third module); without it one head
+            predicts delayed conversion directly.
+        estimator: Risk of the potential-outcome heads.
+        cross_fit_folds: With K > 1, `dr` takes the nuisances of each user from towers that were
+            trained on the other K - 1 folds of users; 1 trains one set of them on all.
+        propensity_clip: Lower bound of P(arm | x) in the weights; `overlap` needs none.
+        transition_weight: Weight of the potential-outcome risks in the loss.
+        effect_modifiers: Numeric inputs that the potential-outcome heads are linear in, a marginal
+            structural model; the delayed purchase then has a head of its own. Empty for heads over
+            all inputs.
+        l2_embeddings: L2 penalty on the embedding rows that a batch looks up.
+    """
+
+    name: Literal["cmdcm", "single_task", "esmm", "vanilla"] = "cmdcm"
+    embedding_dim: int = Field(8, ge=1)
+    attention_units: int = Field(16, ge=1)
+    cross_layers: int = Field(2, ge=0)
+    cross_rank: int = Field(32, ge=1)
+    trunk_units: tuple[PositiveInt, ...] = Field((128, 64), min_length=1)
+    tower_units: tuple[PositiveInt, ...] = (32,)
+    gate: bool = True
+    gate_units: int = Field(32, ge=1)
+    transition: bool = True
+    estimator: Literal["naive", "ipw", "snipw", "overlap", "dr"] = "snipw"
+    cross_fit_folds: int = Field(1, ge=1, le=10)
+    propensity_clip: float = Field(0.03, gt=0, lt=0.5)
+    transition_weight: float = Field(0.2, ge=0)
+    effect_modifiers: tuple[str, ...] = ()
+    l2_embeddings: float = Field(1e-4, ge=0)
+
+    @model_validator(mode="after")
+    def _check(self) -> "ModelConfig":
+        if self.cross_fit_folds > 1 and self.estimator != "dr":
+            raise ValueError(
+                f"cross_fit_folds = {self.cross_fit_folds} needs estimator = 'dr', not "
+                f"{self.estimator!r}: no other estimator has nuisances to cross-fit"
+            )
+        if self.effect_modifiers and not self.transition:
+            raise ValueError(
+                "effect_modifiers need transition = true: without it no head is of an arm"
+            )
+        if len(set(self.effect_modifiers)) < len(self.effect_modifiers):
+            raise ValueError(f"effect_modifiers {list(self.effect_modifiers)} name an input twice")
+        return self

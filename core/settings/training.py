@@ -1,0 +1,97 @@
+"""Settings of training: steps, tracking, calibration."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from cmdcm.core.settings.base import Section
+
+
+class TrainingConfig(Section):
+    """How a model is trained.
+
+    Attributes:
+        batch_size: Examples of a step.
+        epochs: The most epochs; early stopping may end the run before.
+        learning_rate: Of the dense weights (Adam).
+        table_learning_rate: Of the embedding tables (Adagrad).
+        patience: Epochs without a better validation log loss before the run stops.
+        shuffle_buffer: Examples in the shuffle buffer.
+        negative_rate: Probability with which a training example without a positive label is kept;
+            those that are weigh 1 / rate.
+        weight_column: Name of a column that weights the training examples; empty for none.
+        recency_half_life_days: Days after which a promotion counts half (docs/warm_start.md); 0
+            for no weights by time.
+        similarity_scale: Distance from `similar_to` at which a promotion counts 1 / e; 0 for no
+            weights by likeness.
+        similar_to: Name of the promotion that others are compared with; empty for the last one
+            that validates.
+        on_corrupt: At a corrupted shard `fail`, or `skip` the rest of it and count it.
+        checkpoint_steps: Steps between two checkpoints.
+        keep_checkpoints: Checkpoints that are kept.
+        strategy: Where the run's replicas are, which share every batch (docs/training.md).
+        devices: Devices of `mirrored`, such as `GPU:0`; all GPUs if empty.
+        warm_start: A trained model (`RUN/model`) or a run's checkpoint (`RUN/checkpoints/best`)
+            whose weights the run starts with (docs/warm_start.md); empty for none.
+        max_forgetting: After a warm start: largest relative rise of the log loss of conversion on
+            the last promotion that the other model was trained on.
+        on_forgetting: Beyond that `fail`, or `warn` and publish the model.
+    """
+
+    batch_size: int = Field(1024, ge=1)
+    epochs: int = Field(3, ge=1)
+    learning_rate: float = Field(1e-3, gt=0)
+    table_learning_rate: float = Field(0.05, gt=0)
+    patience: int = Field(1, ge=1)
+    shuffle_buffer: int = Field(50_000, ge=1)
+    negative_rate: float = Field(1.0, gt=0, le=1)
+    weight_column: str = ""
+    recency_half_life_days: float = Field(0.0, ge=0)
+    similarity_scale: float = Field(0.0, ge=0)
+    similar_to: str = ""
+    on_corrupt: Literal["fail", "skip"] = "fail"
+    checkpoint_steps: int = Field(500, ge=1)
+    keep_checkpoints: int = Field(3, ge=1)
+    strategy: Literal["single", "mirrored", "multiworker", "parameter_server"] = "single"
+    devices: tuple[str, ...] = ()
+    warm_start: str = ""
+    max_forgetting: float = Field(0.1, ge=0)
+    on_forgetting: Literal["fail", "warn"] = "fail"
+
+    @model_validator(mode="after")
+    def _check(self) -> "TrainingConfig":
+        if self.similar_to and not self.similarity_scale:
+            raise ValueError("similar_to needs a similarity_scale above 0")
+        return self
+
+
+class TrackingConfig(Section):
+    """What TensorBoard records of a training (docs/training.md); none of it changes the model.
+
+    Attributes:
+        profile_step: Step after which the parts of a step are measured, once; 0 for never.
+        trace_steps: Steps after that one that TensorBoard's profiler traces; 0 for none.
+    """
+
+    profile_step: int = Field(1000, ge=0)
+    trace_steps: int = Field(0, ge=0, le=1000)
+
+
+class CalibrationConfig(Section):
+    """How a trained model's probabilities are calibrated on later days (docs/calibration.md).
+
+    Attributes:
+        method: Map of each logit: `none`, `platt` (a z + b) or `isotonic` (monotone, piecewise
+            linear).
+        slices: Columns by whose values the maps are shifted: `hours_to_promotion` (in five ranges),
+            or scalar inputs with a vocabulary or an index, such as `promotion_kind`.
+        share: Share of the validation part's days, the last ones, that calibrate.
+        min_positives: A logit with fewer positive or negative labels there is left as it is.
+        slice_prior: Strength of the pull of a slice's shift towards zero, about in positives.
+    """
+
+    method: Literal["none", "platt", "isotonic"] = "platt"
+    slices: tuple[str, ...] = ()
+    share: float = Field(1.0, gt=0, le=1)
+    min_positives: int = Field(50, ge=1)
+    slice_prior: float = Field(50.0, gt=0)
