@@ -16,6 +16,9 @@ PACKAGES = ["cmdcm", *sorted(".".join(("cmdcm", *f.relative_to(ROOT).parts)) for
 # PySpark calls Arrow functions only where pandas is installed, and warns of pandas 3.
 SPARK = ["pyspark>=4.1,<5", "pandas>=2.2,<3"]
 
+# The skinny package leaves out the server and what it needs; these two are its SQLite store.
+MLFLOW = ["mlflow-skinny>=3.10,<4", "sqlalchemy>=2.1,<3", "alembic>=1.14,<2", "pandas>=2.2,<3"]
+
 TUNE = ["optuna>=5,<6", "sqlalchemy>=2.1,<3"]
 
 
@@ -78,9 +81,11 @@ setup(
     extras_require={
         # Compresses shards three times as fast (features.gzip).
         "isal": ["isal>=1.7,<2"],
+        "mlflow": MLFLOW,
         "spark": SPARK,
         "tune": TUNE,
         "dev": [
+            *MLFLOW,
             *SPARK,
             *TUNE,
             "cryptography>=44,<51",

@@ -27,6 +27,7 @@ SMALL = (
     "training.epochs=2",
     "training.checkpoint_steps=7",
     "training.shuffle_buffer=2000",
+    "tracking.mlflow=false",
     "evaluation.bootstrap=20",
     "export.warmup_candidates=[1, 10]",
     "export.max_warmup_rows=5",

@@ -2,8 +2,10 @@
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from cmdcm.core.errors import ConfigError
+from cmdcm.core.redaction import has_credentials
 from cmdcm.core.settings.base import Section
 
 
@@ -66,15 +68,39 @@ class TrainingConfig(Section):
 
 
 class TrackingConfig(Section):
-    """What TensorBoard records of a training (docs/training.md); none of it changes the model.
+    """What is recorded of a training (docs/training.md); none of it changes the model.
 
     Attributes:
         profile_step: Step after which the parts of a step are measured, once; 0 for never.
         trace_steps: Steps after that one that TensorBoard's profiler traces; 0 for none.
+        mlflow: Whether `cmdcm train` records its run in MLflow, where that is installed.
+        uri: MLflow's store of runs and registered models: `sqlite:///FILE`, or a server's URL.
+            Credentials of a server belong into MLFLOW_TRACKING_USERNAME and _PASSWORD, or
+            MLFLOW_TRACKING_TOKEN.
+        experiment: The experiment that runs are put under.
+        max_artifact_mb: Files of a model that are larger are not uploaded.
+        flush_seconds: How long the end of a training waits for MLflow.
     """
 
     profile_step: int = Field(1000, ge=0)
     trace_steps: int = Field(0, ge=0, le=1000)
+    mlflow: bool = True
+    uri: str = Field("sqlite:///out/mlflow.db", min_length=1)
+    experiment: str = Field("cmdcm", min_length=1)
+    max_artifact_mb: int = Field(64, ge=0)
+    flush_seconds: float = Field(60.0, ge=0)
+
+    @field_validator("uri")
+    @classmethod
+    def _check_uri(cls, uri: str) -> str:
+        if has_credentials(uri):
+            # No ValueError: the message of one shows what was received.
+            raise ConfigError(
+                "tracking.uri carries credentials or a query, and the configuration is written "
+                "beside every model: pass them in MLflow's environment variables "
+                "(MLFLOW_TRACKING_USERNAME and _PASSWORD, or MLFLOW_TRACKING_TOKEN)"
+            )
+        return uri
 
 
 class CalibrationConfig(Section):

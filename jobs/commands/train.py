@@ -5,6 +5,7 @@ from pathlib import Path
 
 from cmdcm.core.config import Config
 from cmdcm.features.dataset import ExampleSet
+from cmdcm.model.mlflow_run import trackers
 from cmdcm.model.trained import MODEL, load_history
 from cmdcm.model.training import summary, train
 
@@ -31,7 +32,13 @@ def run(args: argparse.Namespace, config: Config) -> int:
     for part in ("train", "validation", "test"):
         days = getattr(data.split, part)
         print(f"{part:10} {data.total(part):>10,} examples, {days[0]}..{days[-1]}")
-    train(data, args.output, config, overwrite=args.overwrite)
+    train(
+        data,
+        args.output,
+        config,
+        overwrite=args.overwrite,
+        observers=trackers(data, args.output, config),
+    )
     history = load_history(args.output / MODEL)
     best = min(history, key=lambda record: record["val_log_loss_conversion"])
     last = history[-1]["epoch"]
