@@ -9,7 +9,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 import cmdcm
 from cmdcm.core.config import Config
-from cmdcm.features.columns import LABELS
+from cmdcm.features.columns import labels_of
 from cmdcm.features.dataset import ExampleSet
 from cmdcm.model.base import OUTPUTS, RankingModel
 
@@ -47,7 +47,7 @@ def model_card(
         version=cmdcm.__version__,
         promotions=sorted({day["promotion"] for day in data.manifest["days"].values()}),
         timezone=data.calendar.timezone,
-        labels=LABELS,
+        labels=labels_of(data.spec),
         parts=[_part(data, name) for name in ("train", "validation", "test")],
         note=data.split.note,
         **model.describe(),
@@ -68,7 +68,7 @@ def _part(data: ExampleSet, name: str) -> dict[str, Any]:
         "last": days[-1],
         "days": len(days),
         "rows": rows,
-        "rates": {label: data.total(name, label) / max(rows, 1) for label in LABELS},
+        "rates": {label: data.total(name, label) / max(rows, 1) for label in labels_of(data.spec)},
     }
 
 

@@ -42,6 +42,8 @@ class Attribution:
             where it stays.
         purchases: The purchases that are not cancelled.
         intents: The intent events.
+        micros: The micro behaviours; None without the label `micro`.
+        kept: The purchases that no refund takes back; None without the label `refunded`.
     """
 
     groups: Int64s
@@ -49,6 +51,8 @@ class Attribution:
     next_click_ms: Int64s
     purchases: PairEvents
     intents: PairEvents
+    micros: PairEvents | None = None
+    kept: PairEvents | None = None
 
     @classmethod
     def of(
@@ -74,14 +78,17 @@ class Attribution:
             of_pair = _by_group(clicks, pairs)
             gap = 1000 * config.dedup_seconds
             repeated[of_pair] = repeated_clicks(times[of_pair], pairs[of_pair], gap)
-        if config.refunds == "cancel":
+        kept = purchases
+        if config.refunds == "cancel" or config.refunded:
             either = np.concatenate([purchases, refunds])
             # A purchase of a refund's own timestamp comes before it.
             either = either[np.lexsort((either, kinds[either], times[either], pairs[either]))]
             is_refund = kinds[either] == EVENT_KINDS.index("refund")
             within = Periods.of(config).refund
             gone = cancelled_purchases(times[either], pairs[either], is_refund, within)
-            purchases = np.sort(either[~gone & ~is_refund])
+            kept = np.sort(either[~gone & ~is_refund])
+        if config.refunds == "cancel":
+            purchases = kept
         groups = pairs
         if config.attribute_to != "item":
             groups = _groups_of(events[f"{config.attribute_to}_id"], users, pairs)
@@ -92,15 +99,22 @@ class Attribution:
             same = groups[before] == groups[after]
             next_click[before[same]] = times[after[same]]
         count = int(groups.max()) + 1
-        intents = _by_group(intents, groups)
+
+        def grouped(rows: Int64s) -> PairEvents:
+            rows = _by_group(rows, groups)
+            return PairEvents(times[rows], group_starts(groups[rows], count))
+
         purchases = _by_group(purchases, groups)
         quantity, value = _amounts(events[purchases], config)
+        micros = np.flatnonzero(kinds == EVENT_KINDS.index("micro"))
         return cls(
             groups,
             repeated,
             next_click,
             PairEvents(times[purchases], group_starts(groups[purchases], count), quantity, value),
-            PairEvents(times[intents], group_starts(groups[intents], count)),
+            grouped(intents),
+            grouped(micros) if config.micro else None,
+            grouped(kept) if config.refunded else None,
         )
 
 

@@ -37,7 +37,15 @@ ITEM_PROMOTIONS = USER_PROMOTIONS[1:]
 """The same sums over all users, for an item or a category."""
 
 LABELS = ("direct", "cart", "open_cart", "delayed", "conversion")
-"""The labels that are 0 or 1."""
+"""The labels that are 0 or 1 and that all examples have."""
+
+OPTIONAL_LABELS = ("micro", "refunded")
+"""The labels that are 0 or 1 and that a setting of their name adds."""
+
+
+def labels_of(spec: FeatureSpec) -> tuple[str, ...]:
+    """Returns the names of the labels of a spec that are 0 or 1, in its order."""
+    return tuple(f.name for f in spec.of("label") if f.name in (*LABELS, *OPTIONAL_LABELS))
 
 
 def window_names(config: FeaturesConfig) -> tuple[str, ...]:
@@ -243,10 +251,14 @@ def example_spec(
         "open_cart": "cart, and not bought before the promotion's start",
         "delayed": "not direct, and bought on the promotion days",
         "conversion": "direct or delayed",
+        "micro": "micro behaviour at or after the click, before the promotion, in the attribution "
+        "time",
+        "refunded": "conversion, and every purchase that makes it is refunded in time",
     }
+    optional = [name for name in OPTIONAL_LABELS if getattr(labels, name)]
     features.extend(
         Feature(name=name, dtype="int64", side="label", description=described[name])
-        for name in LABELS
+        for name in (*LABELS, *optional)
     )
     if labels.values:
         amounts: list[tuple[str, DType, str]] = [("quantity", "int64", "pieces")]
@@ -263,14 +275,16 @@ def example_spec(
             for name in ("direct", "delayed")
         )
 
-    meta: tuple[tuple[str, DType, str], ...] = (
+    meta: list[tuple[str, DType, str]] = [
         ("promotion", "string", "name of the promotion"),
         ("click_time_ms", "int64", "the click, UTC ms"),
         ("observation_time_ms", "int64", "when all labels are known, or end of the log, UTC ms"),
-        ("direct_known_ms", "int64", "when direct and cart are known, UTC ms"),
-        ("delayed_known_ms", "int64", "when all labels are known, UTC ms"),
+        ("direct_known_ms", "int64", "when direct, cart and micro are known, UTC ms"),
+        ("delayed_known_ms", "int64", "when all labels but refunded are known, UTC ms"),
         ("conversion_delay_ms", "int64", "click to purchase; -1 without one"),
-    )
+    ]
+    if labels.refunded:
+        meta.append(("refunded_known_ms", "int64", "when refunded is known, UTC ms"))
     features.extend(
         Feature(
             name=name,

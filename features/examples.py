@@ -108,7 +108,7 @@ def anchor_clicks(events: pl.DataFrame, settings: EngineSettings) -> pl.Series:
     bounds = settings.calendar.bounds()
     mature = np.zeros(len(times), np.bool_)
     if len(bounds):
-        _, known = Periods.of(settings.labels).known(times, bounds[number])
+        *_, known = Periods.of(settings.labels).known(times, bounds[number])
         mature = known <= settings.observed_until_ms
     return (events["kind"] == settings.anchor_kind) & pl.Series(
         (phase == 0) & mature & (number >= settings.first_promotion), dtype=pl.Boolean
@@ -332,20 +332,30 @@ class _Partition:
 
     def _labels(self, clicks: Int64s) -> dict[str, pa.Array]:
         settings, attribution, times = self.settings, self.attribution, self.times[clicks]
-        labels, amounts = label(
+        bounds = settings.calendar.bounds()[self.promotion[clicks]]
+        periods = Periods.of(settings.labels)
+        labels, optional = label(
             times,
-            settings.calendar.bounds()[self.promotion[clicks]],
+            bounds,
             attribution.groups[clicks],
             attribution.next_click_ms[clicks],
             attribution.purchases,
             attribution.intents,
-            Periods.of(settings.labels),
+            periods,
+            attribution.micros,
+            attribution.kept,
         )
-        columns = {name: value.astype(np.int64) for name, value in vars(labels).items()}
-        columns["click_time_ms"] = times
-        observed = np.minimum(settings.observed_until_ms, labels.delayed_known_ms)
-        columns["observation_time_ms"] = observed
-        return {name: pa.array(value) for name, value in {**columns, **amounts}.items()}
+        *_, known = periods.known(times, bounds)
+        columns = {
+            **vars(labels),
+            **optional,
+            "click_time_ms": times,
+            "observation_time_ms": np.minimum(settings.observed_until_ms, known),
+        }
+        return {
+            name: pa.array(value.astype(np.int64) if value.dtype == np.bool_ else value)
+            for name, value in columns.items()
+        }
 
 
 def _take(column: pa.Array, rows: Int64s) -> pa.Array:

@@ -7,6 +7,8 @@ With a the attribution time, b = min(e, t + `delayed_days`), and all events on t
     open_cart     A, and no purchase in [t, p), whoever has the credit
     delayed    L  not D, and a purchase in [p, b) that is credited to the click
     conversion C  D or L
+    micro         a micro behaviour in [t, min(p, t + a)) that is credited to the click
+    refunded      C, which would be 0 if the purchases that are refunded in time did not count
 
 Which key that is, which events count and who has the credit: `features.attribution`. Events at the
 click's own timestamp come after the click (logs of hour or day resolution).
@@ -65,12 +67,14 @@ class Periods:
     Attributes:
         direct: Attribution time of direct purchases and intent events.
         delayed: The same of purchases on the promotion days; None without a limit.
-        refund: How long after a purchase its refund may come; 0 where refunds are ignored.
+        refund: How long after a purchase its refund may come; 0 where no label goes by refunds.
+        cancel: Whether a refund cancels its purchase for all labels, not for `refunded` alone.
     """
 
     direct: int
     delayed: int | None = None
     refund: int = 0
+    cancel: bool = True
 
     @classmethod
     def of(cls, config: LabelsConfig) -> "Periods":
@@ -78,7 +82,10 @@ class Periods:
         return cls(
             direct=round(config.attribution_days * DAY_MS),
             delayed=round(config.delayed_days * DAY_MS) if config.delayed_days else None,
-            refund=round(config.refund_days * DAY_MS) if config.refunds == "cancel" else 0,
+            refund=round(config.refund_days * DAY_MS)
+            if config.refunds == "cancel" or config.refunded
+            else 0,
+            cancel=config.refunds == "cancel",
         )
 
     def ends(self, clicks_ms: Int64s, bounds_ms: Int64s) -> tuple[Int64s, Int64s]:
@@ -94,10 +101,19 @@ class Periods:
             end = np.maximum(start, np.minimum(end, clicks_ms + self.delayed))
         return np.minimum(start, clicks_ms + self.direct), end
 
-    def known(self, clicks_ms: Int64s, bounds_ms: Int64s) -> tuple[Int64s, Int64s]:
-        """Returns when direct and cart of clicks are known, and when all labels are, [clicks]."""
+    def known(self, clicks_ms: Int64s, bounds_ms: Int64s) -> tuple[Int64s, Int64s, Int64s]:
+        """Returns when labels of clicks are known, [clicks] each.
+
+        Args:
+            clicks_ms: [clicks].
+            bounds_ms: [clicks, 3], as `ends` takes them.
+
+        Returns:
+            When direct, cart and micro are; when all but refunded are; when all labels are.
+        """
         direct, delayed = self.ends(clicks_ms, bounds_ms)
-        return direct + self.refund, delayed + self.refund
+        wait = self.refund if self.cancel else 0
+        return direct + wait, delayed + wait, delayed + self.refund
 
 
 @dataclass(frozen=True)
@@ -122,6 +138,8 @@ def label(
     purchases: PairEvents,
     intents: PairEvents,
     periods: Periods,
+    micros: PairEvents | None = None,
+    kept: PairEvents | None = None,
 ) -> tuple[Labels, Columns]:
     """Labels clicks.
 
@@ -134,10 +152,13 @@ def label(
         purchases: All purchases that count.
         intents: All intent events.
         periods: How long they count.
+        micros: All micro behaviours; None for no label `micro`.
+        kept: The purchases that no refund takes back; None for no label `refunded`.
 
     Returns:
-        The labels; and direct_quantity, delayed_quantity (int64), direct_value and delayed_value
-        (float32), as far as `purchases` has quantities and values.
+        The labels; and the optional columns: direct_quantity, delayed_quantity (int64),
+        direct_value and delayed_value (float32), as far as `purchases` has quantities and values;
+        micro (bool) with `micros`; refunded (bool) and refunded_known_ms with `kept`.
     """
     start = bounds_ms[:, 1]
     direct_end, delayed_end = periods.ends(clicks_ms, bounds_ms)
@@ -149,7 +170,7 @@ def label(
     # On the promotion days the last click before them has the credit.
     delayed = ~direct & (day_purchase < delayed_end) & (next_click_ms >= start)
     bought = np.where(direct, next_purchase, np.where(delayed, day_purchase, NEVER))
-    direct_known, delayed_known = periods.known(clicks_ms, bounds_ms)
+    direct_known, delayed_known, all_known = periods.known(clicks_ms, bounds_ms)
     labels = Labels(
         direct=direct,
         cart=cart,
@@ -160,8 +181,14 @@ def label(
         delayed_known_ms=delayed_known,
         conversion_delay_ms=np.where(bought == NEVER, -1, bought - clicks_ms),
     )
-    amounts = {
+    optional = {
         **purchases.sums("direct", groups, clicks_ms, credit_end),
         **purchases.sums("delayed", groups, start, np.where(delayed, delayed_end, start)),
     }
-    return labels, amounts
+    if micros is not None:
+        optional["micro"] = micros.first(groups, clicks_ms) < credit_end
+    if kept is not None:
+        of_day = (kept.first(groups, start) < delayed_end) & (next_click_ms >= start)
+        left = (kept.first(groups, clicks_ms) < credit_end) | of_day
+        optional |= {"refunded": labels.conversion & ~left, "refunded_known_ms": all_known}
+    return labels, optional

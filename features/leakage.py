@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from cmdcm.core.config import ValidationConfig
 from cmdcm.features.anomalies import Anomalies, exceeds
-from cmdcm.features.columns import LABELS
+from cmdcm.features.columns import labels_of
 from cmdcm.features.distributions import CATEGORICAL, length_columns
 from cmdcm.features.maturity import known
 from cmdcm.features.spec import Feature, FeatureSpec
@@ -56,7 +56,7 @@ def check_leakage(
         All AUCs, the strongest first.
     """
     labels: dict[str, tuple[Bools, Bools]] = {}  # is it known, is it positive
-    for label in (f.name for f in spec.of("label") if f.name in LABELS):
+    for label in labels_of(spec):
         mature = known(rows, label)
         positive = rows[label].fill_null(0).to_numpy() == 1
         positives = int(np.sum(positive & mature))

@@ -9,20 +9,23 @@ import pyarrow as pa
 
 from cmdcm.core.config import ValidationConfig
 from cmdcm.features.anomalies import Anomalies, exceeds
-from cmdcm.features.columns import LABELS
+from cmdcm.features.columns import LABELS, OPTIONAL_LABELS
 
 OBSERVED = "observation_time_ms"
 """The column that says until when events decided the row."""
 
 KNOWN_AT = {"direct": "direct_known_ms", "delayed": "delayed_known_ms"}
-"""When labels are known: `direct` and `cart` by the first column, all others by the second."""
+"""When labels are known: `_EARLY` ones by the first column, `refunded` by one of its own, all
+others by the second."""
 
-_EARLY = ("direct", "cart")
+_EARLY = ("direct", "cart", "micro")
 
 
 def known(rows: pa.Table, label: str) -> npt.NDArray[np.bool_]:
     """Returns of each row whether a label is known: all of them without the columns of times."""
     column = KNOWN_AT["direct" if label in _EARLY else "delayed"]
+    if label == "refunded":
+        column = "refunded_known_ms"
     if column not in rows.column_names or OBSERVED not in rows.column_names:
         return np.ones(len(rows), np.bool_)
     return rows[OBSERVED].fill_null(0).to_numpy() >= rows[column].fill_null(0).to_numpy()
@@ -59,7 +62,7 @@ def prevalences(days: Mapping[str, Mapping[str, Any]]) -> dict[str, tuple[int, i
     rows = sum(day["rows"] for day in days.values())
     return {
         label: (sum(day[label] for day in days.values()), rows)
-        for label in LABELS
+        for label in (*LABELS, *OPTIONAL_LABELS)
         if rows and all(label in day for day in days.values())
     }
 

@@ -10,7 +10,7 @@ from cmdcm.core.errors import DataError
 from cmdcm.core.files import write_manifest
 from cmdcm.datasets.calendar import DAY_MS
 from cmdcm.datasets.log import EventLog
-from cmdcm.features.columns import ITEM_PROMOTIONS, LABELS
+from cmdcm.features.columns import ITEM_PROMOTIONS
 from cmdcm.features.plan import EXAMPLES, STATISTICS, Plan
 from cmdcm.features.schema import write_schema
 from cmdcm.features.shards import Shards
@@ -75,7 +75,7 @@ def _by_promotion(days: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, 
     for day, summary in sorted(days.items()):
         entry = promotions.setdefault(summary["promotion"], {"first_day": day})
         entry["last_day"] = day
-        for name in ("rows", *LABELS):
+        for name in sorted(summary.keys() - {"promotion"}):
             entry[name] = entry.get(name, 0) + summary[name]
     return promotions
 

@@ -14,7 +14,7 @@ from cmdcm.core.errors import DataError
 from cmdcm.core.files import describe_file, staged_file
 from cmdcm.core.locations import Location
 from cmdcm.datasets.calendar import PromotionCalendar
-from cmdcm.features.columns import LABELS
+from cmdcm.features.columns import labels_of
 from cmdcm.features.encode import RecordWriter, canonical
 from cmdcm.features.spec import FeatureSpec
 from cmdcm.features.statistics import StatisticsBuilder
@@ -42,7 +42,7 @@ class Shards:
         self.files |= other.files
         for day, summary in other.days.items():
             mine = self.days.setdefault(day, {"promotion": summary["promotion"]})
-            for name in ("rows", *LABELS):
+            for name in summary.keys() - {"promotion"}:
                 mine[name] = mine.get(name, 0) + summary[name]
         for promotion, builder in other.statistics.items():
             if promotion in self.statistics:
@@ -114,6 +114,7 @@ def write_shards(
     shards = Shards()
     writer: RecordWriter | None = None
     current = ""
+    labels = labels_of(spec)
 
     def finish() -> None:
         if writer is not None:
@@ -131,13 +132,12 @@ def write_shards(
                     current = day
                     (directory / day).mkdir(exist_ok=True)
                     writer = RecordWriter(directory / day / name, gzip)
-                    shards.days[day] = {"promotion": promotion, "rows": 0} | dict.fromkeys(
-                        LABELS, 0
-                    )
+                    counts = dict.fromkeys(("rows", *labels), 0)
+                    shards.days[day] = {"promotion": promotion, **counts}
                 assert writer is not None  # noqa: S101 - every table begins a day or goes on with one
                 writer.add(part)
                 shards.days[day]["rows"] += part.num_rows
-                for label in LABELS:
+                for label in labels:
                     shards.days[day][label] += int(np.sum(part[label].to_numpy()))
         finish()
     finally:

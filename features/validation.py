@@ -10,7 +10,7 @@ from tensorflow_metadata.proto.v0 import schema_pb2
 from cmdcm.core.config import ValidationConfig
 from cmdcm.features.anomalies import Anomalies, Source, exceeds
 from cmdcm.features.column_view import ColumnView
-from cmdcm.features.columns import LABELS
+from cmdcm.features.columns import labels_of
 from cmdcm.features.spec import Feature, FeatureSpec
 
 Columns = Mapping[str, ColumnView]
@@ -218,7 +218,7 @@ def check_values(
                 f"{name} holds {low:g}, but counts, amounts and ages are not negative: correct it "
                 "before the logarithm makes it NaN",
             )  # fmt: skip
-        if name in LABELS and not (low >= 0 and high <= 1):
+        if name in labels_of(spec) and not (low >= 0 and high <= 1):
             value = low if low < 0 else high
             anomalies.add(
                 "label_value", source, name, value, 0 if low < 0 else 1,

@@ -13,7 +13,7 @@ import tensorflow_recommenders as tfrs
 
 from cmdcm.core.config import ModelConfig
 from cmdcm.core.errors import ConfigError
-from cmdcm.features.columns import LABELS
+from cmdcm.features.columns import labels_of
 from cmdcm.features.sampling import WEIGHT
 from cmdcm.features.spec import FeatureSpec
 from cmdcm.model.calibration import Calibration
@@ -136,7 +136,7 @@ class RankingModel(tfrs.Model):
         starts near calibration, and no epoch is spent on getting there.
         """
         self.trunk.encoder.adapt(*self.sides(features))
-        if set(LABELS) <= set(features):
+        if set(labels_of(self.spec)) <= set(features):
             labels = self.labels(features)
             for head in self.heads:
                 self.towers[head.name].logit.bias.assign([head.log_odds(labels)])
@@ -226,7 +226,7 @@ class RankingModel(tfrs.Model):
 
     def labels(self, inputs: Tensors) -> dict[str, tf.Tensor]:
         """Returns the labels of a batch and, with cross-fitting, the users' folds, float32 [N]."""
-        labels = {name: tf.cast(inputs[name], tf.float32) for name in LABELS}
+        labels = {name: tf.cast(inputs[name], tf.float32) for name in labels_of(self.spec)}
         if self.config.cross_fit_folds > 1:
             folds = hash_ids(inputs["user_id"], self.config.cross_fit_folds)
             labels[FOLD] = tf.cast(folds, tf.float32)
@@ -241,7 +241,7 @@ class RankingModel(tfrs.Model):
     def label_of(self, output: str) -> str | None:
         """Returns the label column that an output predicts, None if it predicts none."""
         label = output.removeprefix("p_")
-        return label if output.startswith("p_") and label in LABELS else None
+        return label if output.startswith("p_") and label in labels_of(self.spec) else None
 
     @property
     def metrics(self) -> list[tf.keras.metrics.Metric]:

@@ -15,7 +15,7 @@ from absl import logging
 
 from cmdcm.core.config import CalibrationConfig
 from cmdcm.core.errors import DataError
-from cmdcm.features.columns import LABELS
+from cmdcm.features.columns import labels_of
 from cmdcm.features.dataset import ExampleSet
 from cmdcm.features.input import examples, input_errors
 from cmdcm.model.base import RankingModel
@@ -69,7 +69,7 @@ def fit_calibration(
         data.files("validation", on_corrupt),
         data.spec,
         batch_size=batch_size,
-        columns=[*(feature.name for feature in data.spec.inputs), *LABELS],
+        columns=[*(feature.name for feature in data.spec.inputs), *labels_of(data.spec)],
         on_corrupt=on_corrupt,
     )
     logits, labels, slices = _read(model, batches, config.slices)
@@ -258,6 +258,7 @@ def _read(
     """Returns the logits, the labels and the slices of all rows, by name."""
     names = [head.name for head in model.calibrated_heads()]
     inputs = [feature.name for feature in model.spec.inputs]
+    known = labels_of(model.spec)
     forward = tf.function(
         lambda features: {k: v for k, v in model.tasks(model(features)).items() if k in names},
         reduce_retracing=True,
@@ -266,7 +267,7 @@ def _read(
     with input_errors():
         for batch in batches:
             columns = {f"z {k}": v for k, v in forward({n: batch[n] for n in inputs}).items()}
-            columns |= {f"y {name}": batch[name] for name in LABELS}
+            columns |= {f"y {name}": batch[name] for name in known}
             columns |= {f"s {name}": slice_index(name, batch[name], model.spec) for name in slices}
             read.append({name: value.numpy() for name, value in columns.items()})
 
@@ -275,6 +276,6 @@ def _read(
 
     return (
         joined("z", names, np.float64),
-        joined("y", LABELS, np.float32),
+        joined("y", known, np.float32),
         joined("s", slices, np.int64),
     )

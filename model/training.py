@@ -21,11 +21,11 @@ import tensorflow as tf
 from absl import logging
 
 from cmdcm.core.config import Config
-from cmdcm.core.errors import DataError, OutputError, PreemptedError, TrainingError
+from cmdcm.core.errors import ConfigError, DataError, OutputError, PreemptedError, TrainingError
 from cmdcm.core.files import output_errors, staged_directory, write_json, write_manifest
 from cmdcm.core.progress import progress_bar
 from cmdcm.core.signals import Termination
-from cmdcm.features.columns import LABELS
+from cmdcm.features.columns import labels_of
 from cmdcm.features.dataset import ExampleSet
 from cmdcm.features.input import examples, input_errors
 from cmdcm.features.promotion_weights import promotion_weights
@@ -87,7 +87,8 @@ def train(
         The model with the best weights.
 
     Raises:
-        ConfigError: The tables do not fit into memory, or the replicas are not there.
+        ConfigError: The tables do not fit into memory, the replicas are not there, or a head learns
+            a label that the examples do not have.
         DataError: A head without a positive or a negative label in the training examples.
         TrainingError: A loss is not finite; names step and head.
         PreemptedError: The process got SIGTERM; the state is saved, and the same call goes on.
@@ -135,17 +136,24 @@ def build_model(data: ExampleSet, config: Config) -> RankingModel:
 
 def training_columns(spec: FeatureSpec) -> list[str]:
     """Returns the names of the columns that training reads."""
-    return [*(feature.name for feature in spec.inputs), *LABELS]
+    return [*(feature.name for feature in spec.inputs), *labels_of(spec)]
 
 
 def check_labels(model: RankingModel, data: ExampleSet) -> None:
     """Checks that every label which a head learns has both values in training.
 
     Raises:
+        ConfigError: A label that the examples do not have.
         DataError: Names the head, its label and the days.
     """
     rows = data.total("train")
     for head in model.heads:
+        if head.label not in labels_of(data.spec):
+            raise ConfigError(
+                f"head {head.name!r} of model.name = {model.config.name!r} learns the label "
+                f"{head.label!r}, which the examples lack: make them with "
+                f"labels.{head.label} = true"
+            )
         positives = data.total("train", head.label)
         if not 0 < positives < rows:
             days = f"{data.split.train[0]}..{data.split.train[-1]}"

@@ -68,6 +68,9 @@ class LabelsConfig(Section):
         refunds: Whether refunds `cancel` purchases or labels `ignore` them.
         refund_days: A refund cancels a purchase up to so many days after it.
         values: Add labels of how many pieces, and of what price, the purchases were.
+        micro: Add the label `micro`: a micro behaviour after the click, as the intent event.
+        refunded: Add the label `refunded`: all purchases of a conversion are taken back; needs
+            `refunds` = `ignore`, and delays the examples by `refund_days`.
         dedup_seconds: A click less than so many seconds after another one of the same user and
             item makes no example; 0 keeps all clicks.
         observed_until: End of what the log shows (ISO, calendar zone, exclusive); empty for the
@@ -82,8 +85,19 @@ class LabelsConfig(Section):
     refunds: Literal["ignore", "cancel"] = "ignore"
     refund_days: float = Field(30.0, gt=0)
     values: bool = False
+    micro: bool = False
+    refunded: bool = False
     dedup_seconds: int = Field(0, ge=0)
     observed_until: IsoTime = ""
+
+    @model_validator(mode="after")
+    def _check(self) -> "LabelsConfig":
+        if self.refunded and self.refunds != "ignore":
+            raise ValueError(
+                f"refunded needs refunds = 'ignore', since of purchases that refunds "
+                f"{self.refunds} none is left to be refunded"
+            )
+        return self
 
 
 class FeaturesConfig(Section):

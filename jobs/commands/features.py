@@ -5,7 +5,7 @@ import argparse
 from cmdcm.core.config import Config
 from cmdcm.core.locations import location
 from cmdcm.datasets.log import open_event_log
-from cmdcm.features.columns import LABELS
+from cmdcm.features.columns import LABELS, OPTIONAL_LABELS
 from cmdcm.features.pipeline import build_dataset
 from cmdcm.features.spark import build_dataset_on_spark, spark_session
 
@@ -55,10 +55,11 @@ def run(args: argparse.Namespace, config: Config) -> int:
     else:
         manifest = build_dataset(log, args.output, config, **existing)
     print(f"{manifest['rows']:,} examples of {len(manifest['days'])} days in {args.output}")
-    print(f"{'promotion':24} {'days':>22} {'rows':>10} " + " ".join(f"{n:>10}" for n in LABELS))
+    names = [*LABELS, *(name for name in OPTIONAL_LABELS if getattr(config.labels, name))]
+    print(f"{'promotion':24} {'days':>22} {'rows':>10} " + " ".join(f"{n:>10}" for n in names))
     for name, entry in manifest["promotions"].items():
         days = f"{entry['first_day']}..{entry['last_day'][5:]}"
-        labels = " ".join(f"{entry[label]:>10,}" for label in LABELS)
+        labels = " ".join(f"{entry[label]:>10,}" for label in names)
         print(f"{name:24} {days:>22} {entry['rows']:>10,} {labels}")
     for name, pairs in manifest["pairs"].items():
         print(

@@ -20,7 +20,7 @@ from cmdcm.features.spec import FeatureSpec
 from cmdcm.tests.features.reference import DAY, HOUR, KIND_ORDER, Event, Row, reference_examples
 
 FEATURES = FeaturesConfig(windows_hours=(1, 24), clicked_length=3, intent_length=2)
-LABELS_CONFIG = LabelsConfig(attribution_days=3)
+LABELS_CONFIG = LabelsConfig(attribution_days=3, micro=True)
 PROMOTIONS = (
     ("a", "618", ("2024-03-01", "2024-03-02", "2024-03-05", "2024-03-06")),
     ("b", "own", ("2024-03-06", "2024-03-06", "2024-03-11T12:30", "2024-03-12T00:00")),
@@ -184,6 +184,7 @@ def settings(draw: st.DrawFn) -> Log:
     shared = ["item", *(k for k in ("seller", "category") if f"{k}_id" in optional)]
     ids = [name for name in columns if name.endswith("_id")]
     ends = [p.promotion_end_ms for p in calendar.promotions]
+    refunds = draw(st.sampled_from(["ignore", "cancel"]))
     return Log(
         events=[],
         columns=columns,
@@ -210,9 +211,11 @@ def settings(draw: st.DrawFn) -> Log:
             credit=draw(st.sampled_from(["every", "last"])),
             attribution_days=draw(st.sampled_from([1 / 24, 1, 30])),
             delayed_days=draw(st.sampled_from([0, 0, 2.5, 30])),
-            refunds=draw(st.sampled_from(["ignore", "cancel"])),
+            refunds=refunds,
             refund_days=draw(st.sampled_from([1 / 24, 2, 30])),
             values=draw(st.booleans()),
+            micro=draw(st.booleans()),
+            refunded=refunds == "ignore" and draw(st.booleans()),
             dedup_seconds=draw(st.sampled_from([0, 0, 1, 3600])),
         ),
         observed_until_ms=draw(
@@ -272,6 +275,8 @@ def dense_log_of_every_attribution(seed: int) -> Log:
         refunds=("ignore", "cancel")[seed // 4 % 2],
         refund_days=(1, 30)[seed // 8 % 2],
         values=True,
+        micro=seed % 5 < 3,
+        refunded=seed // 4 % 2 == 0 and seed % 3 < 2,
         dedup_seconds=(0, 7200)[seed // 12 % 2],
     )
     ids = ("user_id", "seller_id") if seed % 5 == 0 else ()

@@ -22,8 +22,8 @@ from cmdcm.tests.features.reference_labels import (
     HOUR,
     Event,
     Row,
+    all_known,
     clicks_that_count,
-    known_times,
     label_columns,
     purchases_that_count,
     without_bots,
@@ -69,10 +69,10 @@ def reference_examples(
     anchors = []
     for click in clicks:
         promotion = open_window(click["time"], calendar)
-        if promotion is not None:
-            _, all_known = known_times(click["time"], promotion, labels)
-            if all_known <= observed_until_ms:
-                anchors.append((click, promotion))
+        if promotion is None:
+            continue
+        if all_known(click["time"], promotion, labels) <= observed_until_ms:
+            anchors.append((click, promotion))
     zone = ZoneInfo(calendar.timezone)
     anchors.sort(key=lambda anchor: (local_time(anchor[0]["time"], zone).date(), *order(anchor[0])))
     rows = []
@@ -90,7 +90,8 @@ def reference_examples(
         row |= label_columns(click, promotion, timeline, clicks, purchases, labels)
         row["promotion"] = promotion.name
         row["click_time_ms"] = click["time"]
-        row["observation_time_ms"] = min(observed_until_ms, row["delayed_known_ms"])
+        known = all_known(click["time"], promotion, labels)
+        row["observation_time_ms"] = min(observed_until_ms, known)
         rows.append(row)
     return rows
 

@@ -47,9 +47,14 @@ def clicks_that_count(timeline: Sequence[Event], labels: LabelsConfig) -> list[E
 
 def purchases_that_count(timeline: Sequence[Event], labels: LabelsConfig) -> list[Event]:
     """The purchases that no refund cancels."""
-    left = [e for e in timeline if e["kind"] == "purchase"]
     if labels.refunds == "ignore":
-        return left
+        return [e for e in timeline if e["kind"] == "purchase"]
+    return purchases_that_stay(timeline, labels)
+
+
+def purchases_that_stay(timeline: Sequence[Event], labels: LabelsConfig) -> list[Event]:
+    """The purchases that no refund takes back."""
+    left = [e for e in timeline if e["kind"] == "purchase"]
     for refund in timeline:
         if refund["kind"] != "refund":
             continue
@@ -73,10 +78,16 @@ def same_key(one: Event, other: Event, attribute_to: str) -> bool:
 
 
 def known_times(time: int, promotion: Promotion, labels: LabelsConfig) -> tuple[int, int]:
-    """When the direct labels of a click are known, and when all are."""
+    """When the direct labels of a click are known, and when all but `refunded` are."""
     direct, delayed = ends(time, promotion, labels)
     wait = round(labels.refund_days * DAY) if labels.refunds == "cancel" else 0
     return direct + wait, delayed + wait
+
+
+def all_known(time: int, promotion: Promotion, labels: LabelsConfig) -> int:
+    """When all labels of a click are known, `refunded` too."""
+    _, known = known_times(time, promotion, labels)
+    return known + round(labels.refund_days * DAY) if labels.refunded else known
 
 
 def ends(time: int, promotion: Promotion, labels: LabelsConfig) -> tuple[int, int]:
@@ -133,6 +144,15 @@ def label_columns(
     }
     if labels.values:
         row |= amounts("direct", directly) | amounts("delayed", on_day if delayed else [])
+    if labels.micro:
+        micros = followed([e for e in timeline if e["kind"] == "micro"])
+        row["micro"] = int(any(e["time"] < direct_end and credited(e) for e in micros))
+    if labels.refunded:
+        stay = purchases_that_stay(timeline, labels)
+        made_by = [*directly, *on_day]
+        stays = [e for e in made_by if any(e is other for other in stay)]
+        row["refunded"] = int(len(made_by) > 0 and not stays)
+        row["refunded_known_ms"] = all_known(now, promotion, labels)
     return row
 
 

@@ -32,6 +32,7 @@ def skewed_log() -> Log:
             delayed_days=2,
             refunds="cancel",
             values=True,
+            micro=True,
             dedup_seconds=60,
             observed_until=OBSERVED,
         ),
@@ -62,7 +63,9 @@ def dense() -> Log:
         events=300,
         columns=("user_id", "item_id", "kind", "timestamp", "category_id", "price"),
         string_ids=("item_id",),
-        labels=LabelsConfig(attribution_days=3, observed_until=OBSERVED),
+        labels=LabelsConfig(
+            attribution_days=3, refunded=True, refund_days=2, observed_until=OBSERVED
+        ),
         observed_until_ms=to_ms(OBSERVED, ZONE),
     )
 

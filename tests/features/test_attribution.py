@@ -239,7 +239,8 @@ def test_examples_of_an_old_promotion_stay_as_they_are_when_the_log_grows(log):
     log = replace(log, features=log.features.model_copy(update={"max_events_per_hour": 0}))
     seen = [e for e in log.events if e["time"] < log.observed_until_ms]
     later = replace(log, observed_until_ms=log.observed_until_ms + 100 * DAY)
-    grown = [r for r in later.rows() if r["delayed_known_ms"] <= log.observed_until_ms]
+    last = "refunded_known_ms" if log.labels.refunded else "delayed_known_ms"
+    grown = [r for r in later.rows() if r[last] <= log.observed_until_ms]
     assert replace(log, events=seen).rows() == grown
 
 
@@ -255,3 +256,35 @@ def test_with_the_last_click_every_purchase_counts_once(seed):
     assert 0 < pieces <= sum(1 if e["quantity"] is None else e["quantity"] for e in bought)
     assert 0 < value <= 1.001 * sum((e["price"] or 0) * (e["quantity"] or 1) for e in bought)
     assert sum(row["conversion"] for row in rows) <= len(bought)
+
+
+def refunds_of(log: Log, **update: Any) -> dict[str, Row]:
+    """Rows by what tells clicks apart, under other settings of the refunds."""
+    labels = log.labels.model_copy(update=update)
+    rows = replace(log, labels=labels).rows()
+    names = [f.name for f in log.spec.inputs if f.shape == "scalar"]
+    return {repr((row["click_time_ms"], [row[n] for n in names])): row for row in rows}
+
+
+@settings(max_examples=40)
+@given(logs())
+def test_a_conversion_that_is_not_refunded_is_one_of_cancelled_purchases(log):
+    told = refunds_of(log, refunds="ignore", refunded=True)
+    cancelled = refunds_of(log, refunds="cancel", refunded=False)
+    assert told.keys() == cancelled.keys()  # the same clicks, so known at the same time
+    for key, row in told.items():
+        assert row["refunded"] <= row["conversion"]
+        assert row["conversion"] - row["refunded"] == cancelled[key]["conversion"]
+        assert row["refunded_known_ms"] == cancelled[key]["delayed_known_ms"]
+
+
+def test_optional_labels_are_made_and_some_clicks_left_out():
+    labels = LabelsConfig(attribution_days=1.5, refund_days=2, micro=True, refunded=True)
+    rows = [row for seed in range(6) for row in dense_log(seed, labels=labels).reference()]
+    for name, of in (("micro", len(rows)), ("refunded", sum(r["conversion"] for r in rows))):
+        assert 10 < sum(row[name] for row in rows) < of - 10, name
+
+
+def test_refunded_purchases_that_refunds_cancel_are_an_error():
+    with pytest.raises(ValueError, match="refunded needs refunds = 'ignore'"):
+        LabelsConfig(refunded=True, refunds="cancel")

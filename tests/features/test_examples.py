@@ -66,6 +66,7 @@ def types_of(log: Log) -> dict[str, pa.DataType]:
         types |= dict.fromkeys(("direct_quantity", "delayed_quantity"), pa.int64())
         if "price" in log.columns:
             types |= dict.fromkeys(("direct_value", "delayed_value"), pa.float32())
+    types |= {name: pa.int64() for name in ("micro", "refunded") if getattr(log.labels, name)}
     types["promotion"] = pa.string()
     types |= dict.fromkeys(
         (
@@ -77,6 +78,8 @@ def types_of(log: Log) -> dict[str, pa.DataType]:
         ),
         pa.int64(),
     )
+    if log.labels.refunded:
+        types["refunded_known_ms"] = pa.int64()
     return types
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from cmdcm.core.config import LabelsConfig
 from cmdcm.tests.features.logs import Log, dense_log, fields, logs
 from cmdcm.tests.features.reference import HOUR, Event, Row, open_window
-from cmdcm.tests.features.reference_labels import known_times, same_key
+from cmdcm.tests.features.reference_labels import all_known, same_key
 
 SHOWN = ("user_id", "item_id", "category_id", "seller_id", "brand_id", "price")
 
@@ -54,7 +54,7 @@ def logs_with_a_click(draw: st.DrawFn) -> tuple[Log, Event, list[Event]]:
         for e in log.events
         if e["kind"] == "click"
         and (window := open_window(e["time"], log.calendar)) is not None
-        and known_times(e["time"], window, log.labels)[1] <= log.observed_until_ms
+        and all_known(e["time"], window, log.labels) <= log.observed_until_ms
     ]
     assume(clicks)
     values = fields(log.calendar, log.columns, log.string_ids, users=2, items=3)
@@ -89,8 +89,9 @@ def test_labels_change_with_nothing_but_later_events_on_the_key(case):
     log, click, others = case
     window = open_window(click["time"], log.calendar)
     assert window is not None
-    _, known = known_times(click["time"], window, log.labels)
-    refunds = ("purchase", "refund") if log.labels.refunds == "cancel" else ()
+    known = all_known(click["time"], window, log.labels)
+    by_refunds = log.labels.refunds == "cancel" or log.labels.refunded
+    refunds = ("purchase", "refund") if by_refunds else ()
 
     def decides(event: Event) -> bool:
         # Refunds go by item: which purchase one cancels may hang on a purchase from elsewhere.

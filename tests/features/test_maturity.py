@@ -23,8 +23,10 @@ def test_maturity_is_the_share_of_rows_observed_too_early():
 
 def test_which_labels_are_known_when():
     table = sound(3, observation_time_ms=[8, 9, 10])
-    for label in ("direct", "cart"):
+    for label in ("direct", "cart", "micro"):
         assert known(table, label).tolist() == [False, True, True]
+    later = table.append_column("refunded_known_ms", pa.array([8, 10, 10]))
+    assert known(later, "refunded").tolist() == [True, False, True]
     for label in ("open_cart", "delayed", "conversion"):
         assert known(table, label).tolist() == [False, False, True]
     assert known(sound(3, observation_time_ms=None), "direct").all()

@@ -23,7 +23,7 @@ from cmdcm.core.files import read_manifest, sha256, verify_manifest
 from cmdcm.datasets.calendar import built_in, calendar_of, to_ms
 from cmdcm.datasets.log import EventLog, open_event_log, write_event_log
 from cmdcm.features import output, pipeline
-from cmdcm.features.columns import LABELS
+from cmdcm.features.columns import labels_of
 from cmdcm.features.encode import RecordWriter
 from cmdcm.features.pipeline import build_dataset
 from cmdcm.features.plan import EXAMPLES, observed_until
@@ -142,7 +142,7 @@ def test_manifest_counts_rows_and_labels_by_day_and_promotion(log, dataset):
     by_promotion: dict[str, Counter[str]] = {}
     for row in rows:
         entry = by_promotion.setdefault(row["promotion"], Counter())
-        entry.update({"rows": 1, **{name: row[name] for name in LABELS}})
+        entry.update({"rows": 1, **{name: row[name] for name in labels_of(log.spec)}})
     assert len(by_promotion) > 1
     for name, counts in by_promotion.items():
         entry = manifest["promotions"][name]

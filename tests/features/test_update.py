@@ -158,8 +158,9 @@ def test_files_that_change_or_vanish_reopen_what_they_held(log, updated):
     assert shards_of(target) == shards_of(updated / "anew")
 
 
-def test_refunds_keep_a_promotion_open_until_they_are_settled(log, updated):
-    refunds: dict[str, Any] = {"refunds": "cancel", "refund_days": 3}
+@pytest.mark.parametrize("setting", [{"refunds": "cancel"}, {"refunded": True}])
+def test_refunds_keep_a_promotion_open_until_they_are_settled(log, updated, setting):
+    refunds: dict[str, Any] = {**setting, "refund_days": 3}
     target = updated / "with_refunds"
     made = build(updated / "days", target, **refunds)
     assert list(made["promotions"]) == ["a", "b"]

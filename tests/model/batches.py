@@ -10,7 +10,7 @@ import tensorflow as tf
 from cmdcm.core.config import FeaturesConfig, LabelsConfig, ModelConfig
 from cmdcm.datasets.calendar import yearly
 from cmdcm.datasets.events import event_schema
-from cmdcm.features.columns import example_spec
+from cmdcm.features.columns import OPTIONAL_LABELS, example_spec
 from cmdcm.features.spec import Feature, FeatureSpec
 from cmdcm.model.base import RankingModel
 from cmdcm.model.registry import make_model
@@ -50,7 +50,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
 """Every model and every setting of CM-DCM that changes its network or its loss."""
 
 
-def tiny_spec(columns: tuple[str, ...] = COLUMNS, string_ids: tuple[str, ...] = ()) -> FeatureSpec:
+def tiny_spec(
+    columns: tuple[str, ...] = COLUMNS,
+    string_ids: tuple[str, ...] = (),
+    labels: LabelsConfig = LabelsConfig(),  # noqa: B008 - frozen
+) -> FeatureSpec:
     """The spec of a log with `columns`: one look-back window, sequences of 4 and 3."""
     config = FeaturesConfig(
         windows_hours=(24,),
@@ -63,7 +67,7 @@ def tiny_spec(columns: tuple[str, ...] = COLUMNS, string_ids: tuple[str, ...] = 
         brand_buckets=20,
     )
     calendar = yearly(["618"], [2024], "UTC")
-    return example_spec(config, event_schema(columns, string_ids), calendar, LabelsConfig())
+    return example_spec(config, event_schema(columns, string_ids), calendar, labels)
 
 
 def random_batch(spec: FeatureSpec, rows: int, seed: int = 0) -> Batch:
@@ -80,6 +84,11 @@ def random_batch(spec: FeatureSpec, rows: int, seed: int = 0) -> Batch:
             padding = np.arange(feature.length) >= lengths[:, None]
             batch[feature.name][padding] = feature.default
     batch |= random_labels(rows, random)
+    optional = {
+        "micro": random.integers(0, 2, rows),
+        "refunded": batch["conversion"] * random.integers(0, 2, rows),
+    }
+    batch |= {name: optional[name] for name in OPTIONAL_LABELS if name in spec}
     return {name: tf.constant(values) for name, values in batch.items()}
 
 

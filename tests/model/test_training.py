@@ -10,14 +10,16 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from cmdcm.core.config import Config
-from cmdcm.core.errors import DataError, OutputError, PreemptedError, TrainingError
+from cmdcm.core.config import Config, LabelsConfig
+from cmdcm.core.errors import ConfigError, DataError, OutputError, PreemptedError, TrainingError
 from cmdcm.core.files import read_json, read_manifest, verify_manifest
 from cmdcm.features.dataset import ExampleSet
 from cmdcm.model import training
 from cmdcm.model.scoring import predict
 from cmdcm.model.trained import MODEL, load_history, load_model
 from cmdcm.model.training import remove_run, train
+from cmdcm.tests.model.batches import TINY, tiny_spec
+from cmdcm.tests.model.test_optional_labels import WithMicro
 
 
 def with_settings(config: Config, **changes: dict) -> Config:
@@ -290,3 +292,9 @@ def test_overwrite_deletes_runs_alone(tmp_path):
     with pytest.raises(OutputError, match="no training run"):
         remove_run(tmp_path / "precious")
     assert (tmp_path / "precious" / "file").exists()
+
+
+def test_a_label_that_the_examples_lack_is_an_error_that_names_its_setting(data):
+    spec = tiny_spec(labels=LabelsConfig(micro=True))
+    with pytest.raises(ConfigError, match=r"'micro_head'.*'micro'.*labels\.micro = true"):
+        training.check_labels(WithMicro(spec, TINY), data)
