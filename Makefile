@@ -11,7 +11,7 @@ SHELL := bash
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
 
-.PHONY: help venv lint types test demo bazel-test build-files clean FORCE
+.PHONY: help venv lint types test demo bazel-test build-files model-map clean FORCE
 
 help: ## this list
 	@echo "cmdcm: make TARGET [PYTHON=python3.11] [VENV=.venv]"
@@ -49,6 +49,9 @@ bench-%: venv FORCE ## one benchmark: bench-NAME runs benchmarks/bench_NAME.py
 
 build-files: venv ## write the BUILD files anew
 	@$(VENV)/bin/python -m cmdcm.tools.bazel.update_build
+
+model-map: venv ## write the map of the models in docs/models.md anew
+	@$(VENV)/bin/python -m cmdcm.tools.model_map
 
 bazel-test: venv ## the tests through their BUILD targets
 	@tools/bazel/test.sh $(VENV)

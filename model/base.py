@@ -16,6 +16,7 @@ from cmdcm.core.errors import ConfigError
 from cmdcm.features.columns import labels_of
 from cmdcm.features.sampling import WEIGHT
 from cmdcm.features.spec import FeatureSpec
+from cmdcm.model.about import About
 from cmdcm.model.calibration import Calibration
 from cmdcm.model.heads import FOLD, Head, HeadLoss
 from cmdcm.model.inputs import Tensors, hash_ids
@@ -64,6 +65,7 @@ class RankingModel(tfrs.Model):
     """Shared layers plus heads over clicks.
 
     Sub-classes give:
+        about: Their line in the map of the zoo.
         heads: The heads; each gets a tower of its name, or is linear in the effect modifiers.
         predictions(logits): Named outputs [N], names out of `OUTPUTS` (and diagnostics).
         head_losses(logits, labels): Losses an example, by name; unless overridden, those of the
@@ -76,7 +78,11 @@ class RankingModel(tfrs.Model):
     calibration is seen for free.
     """
 
+    about: ClassVar[About]
+    """What is to be known of the model: its line in the map of docs/models.md."""
+
     gated: ClassVar[bool] = False
+    """Whether its towers have gates where `gate` is set."""
 
     def __init__(self, spec: FeatureSpec, config: ModelConfig):
         super().__init__()

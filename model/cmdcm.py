@@ -19,6 +19,7 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
+from cmdcm.model.about import About
 from cmdcm.model.base import RankingModel
 from cmdcm.model.heads import Head, HeadLoss, entire_space_loss
 from cmdcm.model.inputs import Tensors
@@ -40,6 +41,15 @@ TRANSITION = Head("transition", "delayed", "not_direct", estimator="entire_space
 class CMDCM(RankingModel):
     """The counterfactual multi-task delayed conversion model."""
 
+    about = About(
+        family="CM-DCM",
+        source="arXiv 2604.21675 (abstract); construction ours",
+        equation="p_delayed = (1 - d) (e r1 + (1 - e) r0); r1, r0 by a debiased risk",
+        assumes="for the effect: consistency, positivity, ignorability given x; for predictions "
+        "nothing beyond the graph",
+        use="to rank by conversion and to know what a cart changes",
+        cost="a gate a tower",
+    )
     gated = True
 
     def make_heads(self) -> Sequence[Head]:

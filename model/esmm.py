@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
+from cmdcm.model.about import About
 from cmdcm.model.base import RankingModel
 from cmdcm.model.heads import Head, HeadLoss, entire_space_loss
 from cmdcm.model.inputs import Tensors
@@ -21,6 +22,14 @@ from cmdcm.model.probability import Event, both, complement, either, from_logit
 
 class ESMM(RankingModel):
     """Entire-space multi-task model of direct, cart and delayed."""
+
+    about = About(
+        family="multi-task",
+        source="Ma et al., SIGIR 2018, eq. 1-2",
+        equation="p_delayed = (1 - d) l, a BCE on all clicks",
+        assumes="the first step is *not bought directly*, in place of the click of an impression",
+        use="as the plain entire-space reference",
+    )
 
     def make_heads(self) -> Sequence[Head]:
         """Direct, cart, and delayed among clicks without a direct purchase."""

@@ -9,10 +9,11 @@ from cmdcm.model.single_task import SingleTask, Vanilla
 
 MODELS: dict[str, type[RankingModel]] = {
     "cmdcm": CMDCM,
-    "esmm": ESMM,
-    "single_task": SingleTask,
     "vanilla": Vanilla,
+    "single_task": SingleTask,
+    "esmm": ESMM,
 }
+"""Every model has a line in the map of docs/models.md, made by `make model-map` of its `about`."""
 
 
 def make_model(spec: FeatureSpec, config: ModelConfig) -> RankingModel:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
+from cmdcm.model.about import About
 from cmdcm.model.base import RankingModel
 from cmdcm.model.heads import Head
 from cmdcm.model.inputs import Tensors
@@ -12,6 +13,13 @@ from cmdcm.model.inputs import Tensors
 class SingleTask(RankingModel):
     """One CVR head on the final labels: direct and delayed purchases alike."""
 
+    about = About(
+        family="baselines",
+        source="common practice",
+        equation="BCE(C)",
+        assumes="labels are final",
+        use="as the conversion model without any module",
+    )
     label = "conversion"
 
     def make_heads(self) -> Sequence[Head]:
@@ -26,6 +34,13 @@ class SingleTask(RankingModel):
 class Vanilla(SingleTask):
     """One CVR head on what is observed before the promotion: delayed buyers are negatives."""
 
+    about = About(
+        family="baselines",
+        source="common practice",
+        equation="BCE(D)",
+        assumes="what is bought later is not bought",
+        use="as the anchor: what platforms run in these weeks",
+    )
     label = "direct"
 
     def label_of(self, output: str) -> str | None:

@@ -11,7 +11,7 @@ class ModelConfig(Section):
     """The network.
 
     Attributes:
-        name: `cmdcm`, or a baseline: `single_task`, `esmm`, `vanilla`.
+        name: The model, one of the map in docs/models.md.
         embedding_dim: Columns of every embedding table.
         attention_units: Hidden units of the sequence attention.
         cross_layers: DCN-v2 cross layers of the trunk.
@@ -33,7 +33,12 @@ class ModelConfig(Section):
         l2_embeddings: L2 penalty on the embedding rows that a batch looks up.
     """
 
-    name: Literal["cmdcm", "single_task", "esmm", "vanilla"] = "cmdcm"
+    name: Literal[
+        "cmdcm",
+        "vanilla",
+        "single_task",
+        "esmm",
+    ] = "cmdcm"
     embedding_dim: int = Field(8, ge=1)
     attention_units: int = Field(16, ge=1)
     cross_layers: int = Field(2, ge=0)

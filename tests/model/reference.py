@@ -1,4 +1,4 @@
-"""The model's formulas once more, in float64 NumPy, row by row and in probability space.
+"""CM-DCM's formulas once more, in float64 NumPy, row by row and in probability space.
 
 Nothing here imports the code under test: probabilities are multiplied and added as such, and risks
 are sums over a loop.
@@ -11,12 +11,6 @@ import numpy.typing as npt
 
 Array = npt.NDArray
 Arrays = Mapping[str, Array]
-
-HEADS = {
-    "vanilla": ["conversion"],
-    "single_task": ["conversion"],
-    "esmm": ["direct", "cart", "delayed_given_not_direct"],
-}
 
 
 def sigmoid(x: npt.ArrayLike) -> Array:
@@ -125,11 +119,9 @@ def arm_risk(
 
 
 def heads(
-    name: str, transition: bool, estimator: str, folds: int = 1, modifiers: Sequence[str] = ()
+    transition: bool, estimator: str, folds: int = 1, modifiers: Sequence[str] = ()
 ) -> Sequence[str]:
-    """Names of a model's logits, with `folds` sets of nuisances."""
-    if name != "cmdcm":
-        return HEADS[name]
+    """Names of CM-DCM's logits, with `folds` sets of nuisances."""
     if not transition:
         return ["direct", "propensity", "cart_direct", "transition"]
     imputation = ["i1", "i0"] if estimator == "dr" else []
@@ -139,31 +131,24 @@ def heads(
     return ["direct", "propensity", "cart_direct", *prediction, "r1", "r0", *imputation]
 
 
-def predictions(name: str, transition: bool, logits: Arrays) -> dict[str, Array]:
-    """Named outputs of a model; with effect modifiers `transition` is there beside the arms."""
+def predictions(transition: bool, logits: Arrays) -> dict[str, Array]:
+    """CM-DCM's named outputs; with effect modifiers `transition` is there beside the arms."""
     p = {head: sigmoid(z) for head, z in logits.items()}
-    if name in ("vanilla", "single_task"):
-        return {"p_conversion": p["conversion"]}
     not_direct = 1 - p["direct"]
     outputs = {"p_direct": p["direct"]}
-    if name == "esmm":
-        outputs["p_cart"] = p["cart"]
-        outputs["p_delayed"] = not_direct * p["delayed_given_not_direct"]
+    outputs["p_cart"] = p["direct"] * p["cart_direct"] + not_direct * p["propensity"]
+    if transition:
+        e, r1, r0 = p["propensity"], p["r1"], p["r0"]
+        mixture = e * r1 + (1 - e) * r0
+        outputs["p_delayed"] = not_direct * p.get("transition", mixture)
+        outputs |= {"cart_effect": r1 - r0, "propensity": e, "r1": r1, "r0": r0}
     else:
-        outputs["p_cart"] = p["direct"] * p["cart_direct"] + not_direct * p["propensity"]
-        if transition:
-            e, r1, r0 = p["propensity"], p["r1"], p["r0"]
-            mixture = e * r1 + (1 - e) * r0
-            outputs["p_delayed"] = not_direct * p.get("transition", mixture)
-            outputs |= {"cart_effect": r1 - r0, "propensity": e, "r1": r1, "r0": r0}
-        else:
-            outputs["p_delayed"] = not_direct * p["transition"]
+        outputs["p_delayed"] = not_direct * p["transition"]
     outputs["p_conversion"] = outputs["p_direct"] + outputs["p_delayed"]
     return outputs
 
 
 def loss(
-    name: str,
     transition: bool,
     estimator: str,
     clip: float,
@@ -171,21 +156,15 @@ def loss(
     logits: Arrays,
     labels: Arrays,
 ) -> float:
-    """The training loss of a model, without the embeddings' penalty.
+    """CM-DCM's training loss, without the embeddings' penalty.
 
     With `fold` among the labels nuisances are cross-fitted: those of head k are of all other folds.
     """
     p = {head: sigmoid(z) for head, z in logits.items()}
-    out = predictions(name, transition, logits)
+    out = predictions(transition, logits)
     direct, cart, delayed = labels["direct"], labels["cart"], labels["delayed"]
-    if name == "vanilla":
-        return float(np.mean(cross_entropy(direct, p["conversion"])))
-    if name == "single_task":
-        return float(np.mean(cross_entropy(labels["conversion"], p["conversion"])))
     total = np.mean(cross_entropy(direct, out["p_direct"]))
     total += np.mean(cross_entropy(delayed, out["p_delayed"]))
-    if name == "esmm":
-        return float(total + np.mean(cross_entropy(cart, out["p_cart"])))
     given_direct = np.where(direct == 1, p["cart_direct"], p["propensity"])
     total += np.mean(cross_entropy(cart, given_direct))
     if transition:

@@ -28,6 +28,7 @@ from cmdcm.tests.model.batches import (
     tiny_model,
     tiny_spec,
 )
+from cmdcm.tests.model.reference_zoo import ZOO
 
 SPEC = tiny_spec()
 BATCH = random_batch(SPEC, 24)
@@ -77,18 +78,33 @@ def loss_and_penalty(model, batch) -> tuple[tf.Tensor, tf.Tensor]:
     return tf.add_n(list(parts.values())), penalty
 
 
-def settings(variant: str) -> tuple[str, bool, str]:
-    config = TINY.model_copy(update=VARIANTS[variant])
-    return config.name, config.transition, config.estimator
-
-
-def folds(variant: str) -> int:
-    return TINY.model_copy(update=VARIANTS[variant]).cross_fit_folds
+def config_of(variant: str) -> ModelConfig:
+    return TINY.model_copy(update=VARIANTS[variant])
 
 
 def heads(variant: str) -> list[str]:
-    modifiers = VARIANTS[variant].get("effect_modifiers", ())
-    return list(reference.heads(*settings(variant), folds(variant), modifiers))
+    config = config_of(variant)
+    if config.name in ZOO:
+        return list(ZOO[config.name].heads)
+    settings = config.transition, config.estimator, config.cross_fit_folds
+    return list(reference.heads(*settings, config.effect_modifiers))
+
+
+def expected_outputs(variant: str, logits: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    config = config_of(variant)
+    if config.name in ZOO:
+        return ZOO[config.name].predictions({n: reference.sigmoid(z) for n, z in logits.items()})
+    return reference.predictions(config.transition, logits)
+
+
+def expected_loss(variant: str, logits: dict[str, np.ndarray], labels: dict) -> float:
+    config = config_of(variant)
+    if config.name in ZOO:
+        p = {n: reference.sigmoid(z) for n, z in logits.items()}
+        return ZOO[config.name].loss(p, labels, config.model_dump())
+    settings = config.transition, config.estimator
+    clip, weight = config.propensity_clip, config.transition_weight
+    return reference.loss(*settings, clip, weight, logits, labels)
 
 
 def random_logits(variant: str, scale: float, rows: int = 200) -> dict[str, np.ndarray]:
@@ -105,7 +121,7 @@ def assert_close(got: dict, expected: dict, rtol: float = 1e-4, atol: float = 1e
 
 def test_every_configurable_model_is_registered_and_tested():
     names = set(get_args(ModelConfig.model_fields["name"].annotation))
-    assert set(MODELS) == names == {settings(variant)[0] for variant in VARIANTS}
+    assert set(MODELS) == names == {config_of(variant).name for variant in VARIANTS}
     for name in names:
         assert isinstance(make_model(SPEC, ModelConfig(name=name)), MODELS[name])
 
@@ -126,10 +142,9 @@ def test_logits_are_one_a_head_and_row(variant):
 @every_variant
 def test_predictions_against_the_reference(variant):
     logits = random_logits(variant, scale=3)
-    name, transition, _ = settings(variant)
     assert_close(
         built(variant).predictions({k: tf.constant(z) for k, z in logits.items()}),
-        reference.predictions(name, transition, logits),
+        expected_outputs(variant, logits),
         rtol=2e-5,
         atol=1e-6,
     )
@@ -252,15 +267,14 @@ def test_other_logs(columns, strings):
 @every_variant
 def test_loss_against_the_reference(variant):
     labels = {name: BATCH[name].numpy() for name in ("direct", "cart", "delayed", "conversion")}
-    if folds(variant) > 1:
+    folds = config_of(variant).cross_fit_folds
+    if folds > 1:
         users = BATCH["user_id"].numpy()
-        fold = [(reference.split_mix(int(u)) >> 1) % folds(variant) for u in users]
+        fold = [(reference.split_mix(int(u)) >> 1) % folds for u in users]
         labels["fold"] = np.array(fold)
         assert 0 < np.mean(fold) < 1
     assert max(np.abs(z).max() for z in logits_of(variant).values()) < 30
-    expected = reference.loss(
-        *settings(variant), TINY.propensity_clip, TINY.transition_weight, logits_of(variant), labels
-    )
+    expected = expected_loss(variant, logits_of(variant), labels)
     assert evaluated(variant)[0] == pytest.approx(expected, rel=1e-4)
 
 
@@ -322,7 +336,7 @@ def test_tracked_ratios_tell_calibration():
     label = {
         k: np.concatenate([BATCH[k], other[k]]) for k in ("direct", "cart", "delayed", "conversion")
     }
-    p = reference.predictions("cmdcm", True, logits)
+    p = reference.predictions(True, logits)
     direct = label["direct"] == 1
     everywhere = np.ones(len(direct), bool)
     expected = {}
