@@ -27,6 +27,7 @@ from cmdcm.core.settings.data import (
 )
 from cmdcm.core.settings.deployment import DeployConfig, RolloutConfig, ServerGroupConfig
 from cmdcm.core.settings.evaluation import AbtestConfig, EvaluationConfig
+from cmdcm.core.settings.gate import GateBounds, GateConfig
 from cmdcm.core.settings.model import ModelConfig
 from cmdcm.core.settings.serving import ExportConfig, ServingConfig
 from cmdcm.core.settings.simulation import SimulateConfig
@@ -43,6 +44,8 @@ __all__ = [
     "EventsConfig",
     "ExportConfig",
     "FeaturesConfig",
+    "GateBounds",
+    "GateConfig",
     "LabelsConfig",
     "ModelConfig",
     "PromotionConfig",
@@ -79,6 +82,7 @@ class Config(Section):
     calibration: CalibrationConfig = CalibrationConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     abtest: AbtestConfig = AbtestConfig()
+    gate: GateConfig = GateConfig()
     export: ExportConfig = ExportConfig()
     serving: ServingConfig = ServingConfig()
     deploy: DeployConfig = DeployConfig()

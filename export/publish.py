@@ -61,6 +61,7 @@ def export_model(
     config: Config,
     data: ExampleSet,
     evaluation: Mapping[str, Any] | None = None,
+    origin: Mapping[str, Any] | None = None,
 ) -> Version:
     """Publishes a trained model as the next version under `base`.
 
@@ -70,6 +71,7 @@ def export_model(
         config: Names the model and says what the export carries; written into it.
         data: The examples; the first validation rows are the warm-up and the check.
         evaluation: An evaluation to keep beside the model.
+        origin: What the manifest says of where the model comes from.
 
     Raises:
         ExportError: The export's scores differ from the model's, or are not finite, or it fails
@@ -113,6 +115,7 @@ def export_model(
                 "signatures": list(SIGNATURES),
                 "outputs": {name: OUTPUTS[name] for name in largest},
                 "largest_differences": largest,
+                **({} if origin is None else {"origin": dict(origin)}),
             },
         )
         check_in_fresh_process(staging, Path(checks), made, expected, limits)

@@ -31,6 +31,7 @@ COMMANDS = {
     "report": "write an evaluation as one HTML file",
     "abtest": "replay an ad auction in a simulated world with trained models",
     "bench": "compare models over worlds or logs and seeds",
+    "gate": "decide whether a trained model may be published",
     "export": "publish a trained model as a SavedModel version",
     "deploy": "write the files with which TensorFlow Serving serves the versions",
     "serve": "serve the published versions over gRPC and REST",

@@ -40,6 +40,7 @@ def predict(
     on_corrupt: Literal["fail", "skip"] = "fail",
     skipped: list[DataError] | None = None,
     observe: Callable[[Tensors, Tensors], None] | None = None,
+    keep: Sequence[str] = (),
 ) -> pl.DataFrame:
     """Scores examples.
 
@@ -52,13 +53,15 @@ def predict(
         on_corrupt: As `features.input.examples` has it.
         skipped: As `features.input.examples` has it.
         observe: Called with each batch, its inputs and the columns `KEPT`, and with its scores.
+        keep: Scalar columns of the examples that stay besides `KEPT`.
 
     Returns:
         One row an example, in the order of the files: the columns `KEPT`, `day` (local date of the
         click) and the model's outputs as float32. See `cmdcm.model.predictions`.
     """
     columns = [f.name for f in spec.inputs]
-    columns += [name for name in KEPT if name not in columns]
+    kept_names = list(dict.fromkeys((*KEPT, *keep)))
+    columns += [name for name in kept_names if name not in columns]
     parts = []
     with input_errors():
         for batch in examples(
@@ -72,7 +75,7 @@ def predict(
             scores = model.scorer({f.name: batch[f.name] for f in spec.inputs})
             if observe is not None:
                 observe(batch, scores)
-            kept = {name: _column(batch[name].numpy()) for name in KEPT}
+            kept = {name: _column(batch[name].numpy()) for name in kept_names}
             kept |= {name: pl.Series(value.numpy()) for name, value in scores.items()}
             parts.append(pl.DataFrame(kept))
     frame = pl.concat(parts)

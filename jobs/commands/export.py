@@ -6,6 +6,7 @@ from pathlib import Path
 from cmdcm.core.config import Config
 from cmdcm.core.files import read_json
 from cmdcm.core.locations import location
+from cmdcm.export.gate import check_accepted, load_gate
 from cmdcm.export.publish import export_model
 from cmdcm.features.dataset import ExampleSet
 from cmdcm.model.trained import load_model
@@ -30,10 +31,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--evaluation", type=Path, help="evaluation to keep beside it, and for its model card"
     )
+    parser.add_argument(
+        "--gate",
+        type=Path,
+        help="what cmdcm gate wrote of it; a refused model is not published",
+    )
 
 
 def run(args: argparse.Namespace, config: Config) -> int:
     """Publishes the model and prints the version's path."""
+    if args.gate:
+        check_accepted(load_gate(args.gate), args.model)
     trained = Config.load(args.model / "config.json")
     config = config.model_copy(
         update={n: getattr(trained, n) for n in ("model", "training", "calibration")}

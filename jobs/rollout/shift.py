@@ -16,8 +16,7 @@ from cmdcm.core.config import RolloutConfig
 from cmdcm.core.errors import DataError
 from cmdcm.jobs.prediction_logs import read_logs
 from cmdcm.jobs.rollout.server import Server
-
-_BINS = 10
+from cmdcm.model.stability import psi
 
 
 @dataclass(frozen=True)
@@ -67,37 +66,6 @@ class Shift:
             for name, value, setting, bound in measured
             if value > bound
         ]
-
-
-def psi(reference: np.ndarray, other: np.ndarray) -> float:
-    """Returns the population stability index of two samples.
-
-    PSI = sum over bins of (q - p) ln(q / p), with the shares p of the reference and q of the other
-    sample in bins between the reference's deciles; half an observation is added to every bin, so
-    that an empty one gives no infinity. Below 0.1 counts as no change, above 0.25 as a change of
-    the population (Siddiqi, Credit Risk Scorecards, 2006). It is blind to what stays within a bin:
-    a constant reference has two bins, and no increase leaves the upper one.
-
-    Args:
-        reference: Scores, [N], N at least 1.
-        other: Scores, [M], M at least 1.
-
-    Example:
-        >>> scores = np.linspace(0, 1, 1000)
-        >>> psi(scores, scores)
-        0.0
-        >>> psi(scores, scores**2) > 0.25
-        True
-    """
-    edges = np.unique(np.quantile(reference, np.linspace(0, 1, _BINS + 1)[1:-1]))
-
-    def shares(sample: np.ndarray) -> np.ndarray:
-        places = np.searchsorted(edges, sample, side="right")
-        counts = np.bincount(places, minlength=len(edges) + 1) + 0.5
-        return counts / counts.sum()
-
-    p, q = shares(reference), shares(other)
-    return float(np.sum((q - p) * np.log(q / p)))
 
 
 def score_shift(stable: np.ndarray, canary: np.ndarray, requests: int) -> Shift:
