@@ -24,7 +24,6 @@ _ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_LOGGING_LEVEL": "WARNING",
     "GIT_PYTHON_REFRESH": "quiet",
 }
 
@@ -65,6 +64,16 @@ class MlflowStore:
             return str(found.experiment_id)
 
 
+def sqlite_file(uri: str) -> Path | None:
+    """Returns the absolute path of a SQLite store; None for a store of another kind.
+
+    Example:
+        >>> sqlite_file("sqlite:////var/mlflow.db"), sqlite_file("https://mlflow:5000")
+        (PosixPath('/var/mlflow.db'), None)
+    """
+    return Path(uri.removeprefix(_SQLITE)).absolute() if uri.startswith(_SQLITE) else None
+
+
 def open_store(uri: str) -> MlflowStore:
     """Opens a store; a SQLite file is made if it is not there, its artefacts lie beside it.
 
@@ -82,8 +91,9 @@ def open_store(uri: str) -> MlflowStore:
         os.environ.setdefault(name, value)
     from mlflow import MlflowClient
 
-    std_logging.getLogger("alembic").setLevel(std_logging.WARNING)
-    file = Path(uri.removeprefix(_SQLITE)).absolute() if uri.startswith(_SQLITE) else None
+    for library in ("alembic", "mlflow"):
+        std_logging.getLogger(library).setLevel(std_logging.WARNING)
+    file = sqlite_file(uri)
     if file is None:
         return MlflowStore(uri, MlflowClient(uri, registry_uri=uri), None)
     with _alone(file):  # two processes that make the tables at once would both fail

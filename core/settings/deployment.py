@@ -108,6 +108,8 @@ class RolloutConfig(Section):
         load_timeout_seconds: How long a version may take to load and warm up.
         poll_seconds: Seconds between two looks at the state of a version.
         deadline_ms: Deadline of every call.
+        registry: Whether the registry's aliases follow the labels, and a canary has to be
+            registered (docs/registry.md), where versions of the model are registered.
     """
 
     output: str = "p_conversion"
@@ -119,3 +121,4 @@ class RolloutConfig(Section):
     load_timeout_seconds: float = Field(300.0, gt=0)
     poll_seconds: float = Field(0.5, gt=0)
     deadline_ms: int = Field(10_000, ge=1)
+    registry: bool = True

@@ -55,6 +55,8 @@ def run(args: argparse.Namespace, config: Config) -> int:
         raise ConfigError("--format and --input go together; without both a world is simulated")
     started = time.monotonic()
     output = _prepare(args.output, args.overwrite)
+    tracking = config.tracking.model_copy(update={"uri": f"sqlite:///{output / 'mlflow.db'}"})
+    config = config.model_copy(update={"tracking": tracking})  # a demo leaves nothing elsewhere
     events, truth = output / "events", None
     if args.input is None:
         with _stage("simulate: a world of promotions with known truth"):

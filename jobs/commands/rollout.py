@@ -8,6 +8,7 @@ from pathlib import Path
 
 from cmdcm.core.config import Config
 from cmdcm.core.errors import ConfigError, ServingError
+from cmdcm.jobs.registry.aliases import Aliases
 from cmdcm.jobs.rollout.config_file import ModelConfigFile, Placement, placement_of
 from cmdcm.jobs.rollout.rollout import Author, Rollout
 from cmdcm.jobs.rollout.server import Server, addresses
@@ -85,7 +86,8 @@ def run(args: argparse.Namespace, config: Config) -> int:
             )
             for target in addresses(args.target)
         ]
-        rollout = Rollout(file, servers, config.rollout, author)
+        aliases = Aliases(config, file.model) if config.rollout.registry else None
+        rollout = Rollout(file, servers, config.rollout, author, aliases)
         if args.action == "status":
             return _status(rollout)
         _act(rollout, args)

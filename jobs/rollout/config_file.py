@@ -43,7 +43,8 @@ class Placement:
 def placement_of(entry: ModelConfig) -> Placement:
     """Returns the placement that an entry of a model config describes."""
     return Placement(
-        frozenset(entry.model_version_policy.specific.versions), dict(entry.version_labels)
+        frozenset(entry.model_version_policy.specific.versions),
+        dict(sorted(entry.version_labels.items())),  # a map of protobuf has no order
     )
 
 

@@ -17,6 +17,7 @@ from absl import logging
 from cmdcm.core.config import RolloutConfig
 from cmdcm.core.errors import CmdcmError, ConfigError, ServingError
 from cmdcm.export.warmup import WARMUP_FILE
+from cmdcm.jobs.registry.aliases import Aliases
 from cmdcm.jobs.rollout.audit import audit
 from cmdcm.jobs.rollout.config_file import (
     CANARY,
@@ -48,6 +49,7 @@ class Rollout:
         servers: All servers; requests are replayed on the first one.
         settings: Bounds and waiting times.
         author: Who acts, for the audit log.
+        aliases: The registry's aliases, which follow the labels; None for no registry.
 
     Example:
         >>> rollout = Rollout(file, servers, RolloutConfig(), Author("ann"))  # doctest: +SKIP
@@ -62,11 +64,13 @@ class Rollout:
         servers: Sequence[Server],
         settings: RolloutConfig,
         author: Author,
+        aliases: Aliases | None = None,
     ):
         self.file = file
         self.servers = servers
         self.settings = settings
         self.author = author
+        self.aliases = aliases
 
     def now(self) -> Placement:
         """Returns where the model is; without a label `stable`, their newest version is it.
@@ -94,6 +98,8 @@ class Rollout:
             with self._audited("canary", now, wanted):
                 if version == stable:
                     raise ServingError(f"version {version} is the stable one already")
+                if self.aliases:
+                    self.aliases.check(version)
                 self._check_servers()
                 if version > stable:
                     logging.warning(
@@ -172,9 +178,11 @@ class Rollout:
         return wanted
 
     def faults(self) -> list[str]:
-        """Returns where servers differ from the model config file; none if all is well."""
+        """Returns where servers or aliases differ from the model config file; none is good."""
         labels = placement_of(self.file.entry()).labels
-        found = (self._fault(s, label, labels[label]) for s in self.servers for label in labels)
+        found = [self._fault(s, label, labels[label]) for s in self.servers for label in labels]
+        if self.aliases:
+            found += self.aliases.faults(labels)
         return list(dict.fromkeys(fault for fault in found if fault))
 
     def _fault(self, server: Server, label: str, version: int) -> str:
@@ -240,6 +248,12 @@ class Rollout:
             yield entry
         except BaseException as error:
             detail = str(error) if isinstance(error, CmdcmError) else type(error).__name__
+            if isinstance(error, CmdcmError):  # a roll-back may have failed on some servers alone
+                entry |= self._follow()
             audit(self.file.path, {"result": "failed", **entry, "detail": detail})
             raise
-        audit(self.file.path, {**entry, "result": "done"})
+        audit(self.file.path, {**entry, **self._follow(), "result": "done"})
+
+    def _follow(self) -> dict[str, object]:
+        """Has the registry's aliases follow the labels that the file has now."""
+        return self.aliases.follow(placement_of(self.file.entry()).labels) if self.aliases else {}
