@@ -59,6 +59,7 @@ class Tracked:
 
     def __init__(self) -> None:
         self.ratios: dict[str, Ratio] = {}
+        self.others: dict[str, tf.keras.metrics.Metric] = {}
 
 
 class RankingModel(tfrs.Model):
@@ -83,6 +84,9 @@ class RankingModel(tfrs.Model):
 
     gated: ClassVar[bool] = False
     """Whether its towers have gates where `gate` is set."""
+
+    extra_columns: ClassVar[tuple[str, ...]] = ()
+    """Columns besides inputs and labels that the losses read."""
 
     def __init__(self, spec: FeatureSpec, config: ModelConfig):
         super().__init__()
@@ -117,6 +121,10 @@ class RankingModel(tfrs.Model):
             for head in self.heads
             if head.estimator == "bce"
         }
+
+    def labelled_heads(self) -> Sequence[Head]:
+        """Returns the heads whose labels are columns of the examples."""
+        return self.heads
 
     def calibrated_heads(self) -> Sequence[Head]:
         """Returns the conditional probabilities whose logits a calibration maps, in their spaces.
@@ -251,8 +259,8 @@ class RankingModel(tfrs.Model):
 
     @property
     def metrics(self) -> list[tf.keras.metrics.Metric]:
-        """The tracked ratios; Keras resets them at the start of an epoch."""
-        return list(self._tracked.ratios.values())
+        """What is tracked; Keras resets them at the start of an epoch."""
+        return [*self._tracked.ratios.values(), *self._tracked.others.values()]
 
     @functools.cached_property
     def scorer(self) -> Callable[[Tensors], dict[str, tf.Tensor]]:

@@ -37,9 +37,11 @@ SPACES: dict[str, Callable[[Labels], tf.Tensor]] = {
     "not_direct": lambda labels: 1.0 - labels["direct"],
     "carted": lambda labels: (1.0 - labels["direct"]) * labels["cart"],
     "uncarted": lambda labels: (1.0 - labels["direct"]) * (1.0 - labels["cart"]),
+    "converted": lambda labels: labels["final"],
+    "unseen": lambda labels: 1.0 - labels["early"],
 }
 """Task spaces over clicks: name -> the rows' mask [N], 0 or 1. `carted` and `uncarted` part
-`not_direct`."""
+`not_direct`; `converted` and `unseen`, by the waiting window, are of delayed-feedback models."""
 
 ARM_ESTIMATORS = ("naive", "ipw", "snipw", "overlap", "dr")
 """Estimators of the risk of a potential outcome; see `model/transition.py`."""

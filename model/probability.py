@@ -46,14 +46,14 @@ def mixture(condition: Event, then: Event, otherwise: Event) -> Event:
         0.75
     """
     return Event(
-        _log_add(condition.yes + then.yes, condition.no + otherwise.yes),
-        _log_add(condition.yes + then.no, condition.no + otherwise.no),
+        log_add(condition.yes + then.yes, condition.no + otherwise.yes),
+        log_add(condition.yes + then.no, condition.no + otherwise.no),
     )
 
 
 def both(first: Event, second: Event) -> Event:
     """P(first) * P(second | first): both happen."""
-    return Event(first.yes + second.yes, _log_add(first.no, first.yes + second.no))
+    return Event(first.yes + second.yes, log_add(first.no, first.yes + second.no))
 
 
 def either(first: Event, second: Event) -> Event:
@@ -61,7 +61,7 @@ def either(first: Event, second: Event) -> Event:
     return complement(both(complement(first), complement(second)))
 
 
-def _log_add(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
+def log_add(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
     """log(exp a + exp b) of two events that exclude each other."""
     # Their probabilities add up to at most one; rounding alone would pass it by 1e-7.
     return tf.minimum(tf.reduce_logsumexp(tf.stack([a, b]), axis=0), 0.0)

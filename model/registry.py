@@ -4,6 +4,15 @@ from cmdcm.core.config import ModelConfig
 from cmdcm.features.spec import FeatureSpec
 from cmdcm.model.base import RankingModel
 from cmdcm.model.cmdcm import CMDCM
+from cmdcm.model.delayed.as_observed import AsObserved
+from cmdcm.model.delayed.defer import DEFER
+from cmdcm.model.delayed.defuse import DEFUSE
+from cmdcm.model.delayed.dfm import DFM
+from cmdcm.model.delayed.es_dfm import ESDFM
+from cmdcm.model.delayed.fnc import FNC
+from cmdcm.model.delayed.fnw import FNW
+from cmdcm.model.delayed.fsiw import FSIW
+from cmdcm.model.delayed.ulc import ULC
 from cmdcm.model.esmm import ESMM
 from cmdcm.model.single_task import SingleTask, Vanilla
 
@@ -12,6 +21,15 @@ MODELS: dict[str, type[RankingModel]] = {
     "vanilla": Vanilla,
     "single_task": SingleTask,
     "esmm": ESMM,
+    "as_observed": AsObserved,
+    "dfm": DFM,
+    "fnw": FNW,
+    "fnc": FNC,
+    "fsiw": FSIW,
+    "es_dfm": ESDFM,
+    "defer": DEFER,
+    "defuse": DEFUSE,
+    "ulc": ULC,
 }
 """Every model has a line in the map of docs/models.md, made by `make model-map` of its `about`."""
 

@@ -122,7 +122,7 @@ def build_model(data: ExampleSet, config: Config) -> RankingModel:
         data.files("train", config.training.on_corrupt),
         data.spec,
         batch_size=ADAPT_EXAMPLES,
-        columns=training_columns(data.spec),
+        columns=[*training_columns(data.spec), *model.extra_columns],
         shuffle_seed=config.seed,
         shuffle_buffer=ADAPT_EXAMPLES,
         on_corrupt=config.training.on_corrupt,
@@ -147,7 +147,7 @@ def check_labels(model: RankingModel, data: ExampleSet) -> None:
         DataError: Names the head, its label and the days.
     """
     rows = data.total("train")
-    for head in model.heads:
+    for head in model.labelled_heads():
         if head.label not in labels_of(data.spec):
             raise ConfigError(
                 f"head {head.name!r} of model.name = {model.config.name!r} learns the label "
@@ -329,7 +329,7 @@ class _Run:
             self.data.files("train", training.on_corrupt),
             self.data.spec,
             batch_size=training.batch_size,
-            columns=training_columns(self.data.spec),
+            columns=[*training_columns(self.data.spec), *self.model.extra_columns],
             shuffle_seed=self.config.seed,
             epoch=epoch,
             shuffle_buffer=training.shuffle_buffer,

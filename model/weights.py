@@ -37,6 +37,22 @@ def importance_weights(chosen: tf.Tensor, probability: tf.Tensor, clip: float) -
     return _described(chosen, chosen / tf.maximum(probability, clip), clipped)
 
 
+def capped_weights(values: tf.Tensor, cap: float) -> Weights:
+    """Weights that an estimator computed: without a gradient, at most `cap`.
+
+    Args:
+        values: [N], from 0 on.
+        cap: Upper bound; what exceeds it is counted as clipped.
+
+    Example:
+        >>> capped_weights(tf.constant([0.5, 30.0]), 10.0).values.numpy().tolist()
+        [0.5, 10.0]
+    """
+    values = tf.stop_gradient(values)
+    clipped = tf.cast(values > cap, tf.float32)
+    return _described(tf.ones_like(values), tf.minimum(values, cap), clipped)
+
+
 def overlap_weights(chosen: tf.Tensor, probability: tf.Tensor) -> Weights:
     """Overlap weights chosen * (1 - probability), without a gradient (Li et al., 2018).
 

@@ -31,6 +31,10 @@ class ModelConfig(Section):
             structural model; the delayed purchase then has a head of its own. Empty for heads over
             all inputs.
         l2_embeddings: L2 penalty on the embedding rows that a batch looks up.
+        waiting_hours: Of delayed-feedback models: how long a stream waits for the conversion of a
+            click before the click is trained on (docs/streaming.md).
+        delayed_label: Of delayed-feedback models: the label whose delay counts.
+        weight_cap: Of delayed-feedback models: the largest weight of an entry of a stream.
     """
 
     name: Literal[
@@ -38,6 +42,15 @@ class ModelConfig(Section):
         "vanilla",
         "single_task",
         "esmm",
+        "as_observed",
+        "dfm",
+        "fnw",
+        "fnc",
+        "fsiw",
+        "es_dfm",
+        "defer",
+        "defuse",
+        "ulc",
     ] = "cmdcm"
     embedding_dim: int = Field(8, ge=1)
     attention_units: int = Field(16, ge=1)
@@ -54,6 +67,9 @@ class ModelConfig(Section):
     transition_weight: float = Field(0.2, ge=0)
     effect_modifiers: tuple[str, ...] = ()
     l2_embeddings: float = Field(1e-4, ge=0)
+    waiting_hours: float = Field(24.0, ge=0)
+    delayed_label: Literal["conversion", "direct"] = "conversion"
+    weight_cap: float = Field(10.0, ge=1)
 
     @model_validator(mode="after")
     def _check(self) -> "ModelConfig":

@@ -33,10 +33,15 @@ TINY = ModelConfig(
     l2_embeddings=0.01,
 )
 
+DELAYED = ("as_observed", "dfm", "fnw", "fnc", "fsiw", "es_dfm", "defer", "defuse", "ulc")
+"""The models that train on clicks whose conversion may still come."""
+
 VARIANTS: dict[str, dict[str, Any]] = {
     "vanilla": {"name": "vanilla"},
     "single_task": {"name": "single_task"},
     "esmm": {"name": "esmm"},
+    **{name: {"name": name} for name in DELAYED},
+    "es_dfm-direct": {"name": "es_dfm", "delayed_label": "direct", "waiting_hours": 12},
     "cmdcm": {},
     "cmdcm-naive": {"estimator": "naive"},
     "cmdcm-ipw": {"estimator": "ipw"},
@@ -99,12 +104,14 @@ def random_labels(rows: int, random: np.random.Generator) -> Arrays:
         [[1, 0, 0], [1, 1, 0], [0, 1, 1], [0, 1, 0], [0, 0, 1], [0, 0, 0]], np.int64
     )[random.permutation(kind)].T
     open_cart = cart * (1 - direct)
+    delay = random.integers(0, 72 * 3_600_000, rows)
     return {
         "direct": direct,
         "cart": cart,
         "open_cart": open_cart,
         "delayed": delayed,
         "conversion": direct + delayed,
+        "conversion_delay_ms": np.where(direct + delayed == 1, delay, -1),
     }
 
 

@@ -38,6 +38,8 @@ every_network = pytest.mark.parametrize(
     [
         "single_task",
         "esmm",
+        "es_dfm",
+        "fnc",
         "cmdcm",
         "cmdcm-dr",
         "cmdcm-cross-fit",
@@ -266,7 +268,8 @@ def test_other_logs(columns, strings):
 
 @every_variant
 def test_loss_against_the_reference(variant):
-    labels = {name: BATCH[name].numpy() for name in ("direct", "cart", "delayed", "conversion")}
+    names = ("direct", "cart", "delayed", "conversion", "conversion_delay_ms")
+    labels = {name: BATCH[name].numpy() for name in names}
     folds = config_of(variant).cross_fit_folds
     if folds > 1:
         users = BATCH["user_id"].numpy()
@@ -392,7 +395,8 @@ def test_towers_differ_from_the_start():
 
 
 @pytest.mark.parametrize(
-    "variant", ["single_task", "esmm", "cmdcm-dr", "cmdcm-no-transition", "cmdcm-modifiers"]
+    "variant",
+    ["single_task", "esmm", "defuse", "cmdcm-dr", "cmdcm-no-transition", "cmdcm-modifiers"],
 )
 def test_save_and_load(variant, tmp_path):
     path = tf.train.Checkpoint(model=built(variant)).write(str(tmp_path / "weights"))

@@ -21,7 +21,7 @@ def test_the_map_has_every_model_once():
 
 
 def test_a_page_without_the_map_gets_it_between_what_stands_there():
-    page = "before\n<!-- The map of the zoo, written by `make model-map`. -->\nold\n"
+    page = "before\n<!-- The map of the zoo, written by `make model-map`. -->\nstale line\n"
     written = with_map(page + "<!-- End of the map. -->\nafter\n")
     assert written.startswith("before\n") and written.endswith("\nafter\n")
-    assert "old" not in written and "`cmdcm`" in written
+    assert "stale line" not in written and "`cmdcm`" in written

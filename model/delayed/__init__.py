@@ -1,0 +1,1 @@
+"""Models that train on clicks whose conversion may still come: delayed feedback."""
