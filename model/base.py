@@ -22,14 +22,14 @@ from cmdcm.model.heads import FOLD, Head, HeadLoss
 from cmdcm.model.inputs import Tensors, hash_ids
 from cmdcm.model.losses import weighted_mean, weighted_sum
 from cmdcm.model.network import LinearTower, Tower, Trunk
-from cmdcm.model.one_user import one_user_logits
+from cmdcm.model.one_user import knows, one_user_logits
 from cmdcm.model.predictions import UNCALIBRATED
 
 OUTPUTS = {
     "p_direct": "probability of a direct purchase: before the promotion",
     "p_cart": "probability of an intent event (cart) before the promotion",
     "p_delayed": "probability of a delayed purchase: none before, one on the promotion days",
-    "p_conversion": "p_direct + p_delayed",
+    "p_conversion": "probability of a purchase, direct or delayed",
     "cart_effect": "P(delayed | do(cart)) - P(delayed | do(no cart)), among clicks without a "
     "direct purchase",
 }
@@ -88,6 +88,9 @@ class RankingModel(tfrs.Model):
     extra_columns: ClassVar[tuple[str, ...]] = ()
     """Columns besides inputs and labels that the losses read."""
 
+    bottom: ClassVar[str | None] = None
+    """The bottom of a model that is defined by it; None for that of the configuration."""
+
     def __init__(self, spec: FeatureSpec, config: ModelConfig):
         super().__init__()
         if WEIGHT in {feature.name for feature in spec.inputs}:
@@ -95,7 +98,7 @@ class RankingModel(tfrs.Model):
         self.spec = spec
         self.config = config
         self.heads = self.make_heads()
-        self.trunk = Trunk(spec, config, name="trunk")
+        self.trunk = self.make_trunk([head.name for head in self.heads if not head.linear])
         gate_units = config.gate_units if self.gated and config.gate else None
         self.towers = {
             head.name: LinearTower(name=f"tower_{head.name}")
@@ -109,6 +112,10 @@ class RankingModel(tfrs.Model):
     def make_heads(self) -> Sequence[Head]:
         """Returns the heads of the model."""
         raise NotImplementedError
+
+    def make_trunk(self, heads: Sequence[str]) -> Trunk:
+        """Returns the layers that the named heads share."""
+        return Trunk(self.spec, self.config, heads, self.bottom, name="trunk")
 
     def predictions(self, logits: Tensors) -> dict[str, tf.Tensor]:
         """Turns the heads' logits into named outputs, [N] each."""
@@ -165,7 +172,7 @@ class RankingModel(tfrs.Model):
     def logits(self, user: Tensors, candidates: Tensors) -> dict[str, tf.Tensor]:
         """Returns the uncalibrated logits of N candidates; the user's batch is N, or 1."""
         shared = self.trunk(user, candidates)
-        return {name: tower(shared) for name, tower in self.towers.items()}
+        return {name: tower(shared.of(name)) for name, tower in self.towers.items()}
 
     def score(self, user: Tensors, candidates: Tensors) -> dict[str, tf.Tensor]:
         """Returns the named outputs of N candidates; the user's batch is N, or 1."""
@@ -173,6 +180,8 @@ class RankingModel(tfrs.Model):
 
     def score_one_user(self, user: Tensors, candidates: Tensors) -> dict[str, tf.Tensor]:
         """Returns what `score` does, for one user, whose work is done once; for serving."""
+        if not knows(self.trunk):
+            return self.score(user, candidates)
         towers = {head.name: self.towers[head.name] for head in self.served_heads()}
         logits = one_user_logits(self.trunk, towers, user, candidates)
         return self.scores(logits, {**user, **candidates})
@@ -223,7 +232,7 @@ class RankingModel(tfrs.Model):
     def example_losses(self, inputs: Tensors) -> dict[str, HeadLoss]:
         """Returns the losses an example, by name: those of the heads, and `l2` with a penalty."""
         shared = self.trunk(*self.sides(inputs))
-        logits = {name: tower(shared) for name, tower in self.towers.items()}
+        logits = {name: tower(shared.of(name)) for name, tower in self.towers.items()}
         losses = dict(self.head_losses(logits, self.labels(inputs)))
         if shared.penalty is not None:
             losses["l2"] = HeadLoss(shared.penalty, tf.ones_like(shared.penalty))

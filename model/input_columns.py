@@ -39,7 +39,8 @@ class InputColumns:
         pairs: Pairs of kinds of each counter vector with rates.
         target: The candidate in the attention.
         keys: A past item in the attention, by sequence.
-        prior: The behaviour prior of the gates.
+        prior: The prior of the gates.
+        domain: What the gate of the domain reads beside the columns of the trunk, if there is one.
         trunk: The cross layers and the MLP.
         modifiers: The linear heads.
     """
@@ -50,6 +51,7 @@ class InputColumns:
     target: Columns
     keys: dict[str, Columns]
     prior: Columns
+    domain: Columns
     trunk: Columns
     modifiers: Columns
 
@@ -59,6 +61,7 @@ def input_columns(trunk: Trunk) -> InputColumns:
     encoder = trunk.encoder
     spec, dim = encoder.spec, encoder.dim
     user, candidate = (_numbers(encoder, s) for s in (spec.user_inputs, spec.candidate_inputs))
+    of_user, of_candidate = (_ids(s, dim) for s in (spec.user_inputs, spec.candidate_inputs))
     keys = {
         name: _item(name, any(f.table == "category" for f in features), dim)
         for name, features in spec.sequences().items()
@@ -72,16 +75,15 @@ def input_columns(trunk: Trunk) -> InputColumns:
         pairs={name: _pairs(encoder, spec[name]) for name in encoder.rates},
         target=_item("target", "category_id" in scalars, dim),
         keys=keys,
-        prior=(*user, *sequences),
-        trunk=(
-            *_ids(spec.user_inputs, dim),
-            *user,
-            *_ids(spec.candidate_inputs, dim),
-            *candidate,
-            *sequences,
-        ),
+        prior=_of(trunk.prior_ids, *of_user, *of_candidate) or (*user, *sequences),
+        domain=_of(trunk.domain_inputs, *of_user, *user),
+        trunk=(*of_user, *user, *of_candidate, *candidate, *sequences),
         modifiers=tuple(column for columns in modifiers for column in columns),
     )
+
+
+def _of(names: Sequence[str], *columns: Column) -> Columns:
+    return tuple(column for column in columns if column.feature in names)
 
 
 def _ids(features: Sequence[Feature], dim: int) -> Columns:

@@ -297,6 +297,12 @@ def number_columns(features: Sequence[Feature]) -> dict[str, slice]:
     return columns
 
 
+def id_columns(features: Sequence[Feature], dim: int) -> dict[str, slice]:
+    """The columns of each scalar id among `Encoded.ids` of its side."""
+    scalars = [f.name for f in features if f.table and not f.sequence]
+    return {name: slice(n * dim, (n + 1) * dim) for n, name in enumerate(scalars)}
+
+
 def is_number(feature: Feature) -> bool:
     """Returns whether a feature is one of the numbers of its side."""
     return feature.encoding in ("log1p", "raw") and not feature.sequence

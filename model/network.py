@@ -4,7 +4,9 @@
                         |            |             |
                         +----- concatenation ------+
                                      |
-                          DCN-v2 cross layers, MLP  (the trunk)
+                          DCN-v2 cross layers       (the trunk)
+                                     |
+                MLP, or a mixture of experts a head (its bottom)
                                      |
                       one tower a head, scaled by the gate
 
@@ -14,16 +16,17 @@ of the encoded numbers.
 Everything of the user is computed once a request: his batch is 1 or that of the candidates.
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 import tensorflow_recommenders as tfrs
 
 from cmdcm.core.config import ModelConfig
 from cmdcm.features.spec import FeatureSpec
+from cmdcm.model.experts import Experts
 from cmdcm.model.gating import PersonalisedGate
-from cmdcm.model.inputs import InputEncoder, Tensors
+from cmdcm.model.inputs import Encoded, InputEncoder, Tensors
 from cmdcm.model.modifiers import find_modifiers
 from cmdcm.model.sequences import TargetAttention, masked_mean
 
@@ -32,27 +35,52 @@ class Shared(NamedTuple):
     """What the heads read.
 
     Attributes:
-        features: Shared features, [N, s].
+        features: Shared features, [N, s]; of a bottom with experts, those of each head by name.
         prior: The user's behaviour prior, [N, p].
         modifiers: The effect modifiers, [N, m]; m is 0 without any.
         penalty: L2 penalty on the looked-up embeddings, [N]; None without one.
     """
 
-    features: tf.Tensor
+    features: tf.Tensor | Mapping[str, tf.Tensor]
     prior: tf.Tensor
     modifiers: tf.Tensor
     penalty: tf.Tensor | None = None
 
+    def of(self, head: str) -> "Shared":
+        """Returns what a head reads, its own features in place of all heads', if it has any."""
+        if isinstance(self.features, Mapping) and head in self.features:
+            return self._replace(features=self.features[head])
+        return self
+
 
 class Trunk(tf.keras.layers.Layer):
-    """Inputs -> shared features, by DCN-v2 (Wang et al., WWW 2021) followed by an MLP.
+    """Inputs -> shared features, by DCN-v2 (Wang et al., WWW 2021) followed by the bottom.
 
-    The behaviour prior of the gate is made of what only the user did - counters, rates, earlier
-    promotions, the means of his sequences - and of the hours to the promotion; no id of his, so
-    that it also serves new users.
+    The bottom is an MLP that all heads share or, with `bottom` of `mmoe` or `ple`, a mixture of
+    experts for each head (`model/experts.py`).
+
+    Args:
+        spec: The features.
+        config: The settings.
+        heads: Names of the heads that read the shared features.
+        bottom: Overrides `config.bottom` where the model is defined by its bottom.
+
+    Attributes:
+        prior_ids: The ids whose embeddings are the gates' prior; none for the user's behaviour.
+        domain_inputs: The inputs that scale all others; none where nothing does.
     """
 
-    def __init__(self, spec: FeatureSpec, config: ModelConfig, **kwargs: object):
+    prior_ids: tuple[str, ...] = ()
+    domain_inputs: tuple[str, ...] = ()
+
+    def __init__(
+        self,
+        spec: FeatureSpec,
+        config: ModelConfig,
+        heads: Sequence[str] = (),
+        bottom: str | None = None,
+        **kwargs: object,
+    ):
         super().__init__(**kwargs)
         self.encoder = InputEncoder(spec, config.embedding_dim, config.l2_embeddings)
         self.attention = {
@@ -66,15 +94,23 @@ class Trunk(tf.keras.layers.Layer):
             if config.cross_layers
             else None
         )
-        self.mlp = tfrs.layers.blocks.MLP(list(config.trunk_units), final_activation="relu")
+        units = config.trunk_units
+        self.mlp: Any = None
+        self.experts: Experts | None = None
+        match bottom or config.bottom:
+            case "shared":
+                self.mlp = tfrs.layers.blocks.MLP(list(units), final_activation="relu")
+            case "mmoe":
+                self.experts = Experts(heads, [units], config.experts, 0)
+            case "ple":
+                levels = [[n] for n in units]
+                self.experts = Experts(heads, levels, config.experts, config.head_experts)
         self.modifiers = find_modifiers(spec, config.effect_modifiers)
 
     def call(self, user: Tensors, candidates: Tensors) -> Shared:
         """Computes the shared features of N candidates of one user or of N users."""
         of_user, of_candidate = self.encoder(user, candidates)
         rows = tf.shape(of_candidate.target)[0]
-        pooled = [masked_mean(keys, mask) for keys, mask, _ in of_user.sequences.values()]
-        prior = tf.concat([of_user.numbers, *pooled], axis=-1)
         attended = [
             self.attention[name](of_candidate.target, keys, mask, ages)
             for name, (keys, mask, ages) in of_user.sequences.items()
@@ -89,16 +125,30 @@ class Trunk(tf.keras.layers.Layer):
             ],
             axis=-1,
         )
+        x = self.scale_inputs(x, of_user, of_candidate)
         if self.cross is not None:
             x = self.cross(x)
         modifiers = [match_rows(m.of(of_user, of_candidate), rows) for m in self.modifiers]
         penalties = [side.penalty for side in (of_user, of_candidate) if side.penalty is not None]
         return Shared(
-            self.mlp(x),
-            match_rows(prior, rows),
+            self.mlp(x) if self.experts is None else self.experts(x),
+            match_rows(self.prior(of_user, of_candidate), rows),
             tf.concat([tf.zeros([rows, 0]), *modifiers], axis=-1),
             sum(penalties, start=tf.zeros([rows])) if penalties else None,
         )
+
+    def prior(self, user: Encoded, candidates: Encoded) -> tf.Tensor:
+        """Returns the prior of the gates: the user's behaviour, [his batch, p].
+
+        It is made of what only the user did - counters, rates, earlier promotions, the means of his
+        sequences - and of the hours to the promotion; no id of his, so that it serves new users.
+        """
+        pooled = [masked_mean(keys, mask) for keys, mask, _ in user.sequences.values()]
+        return tf.concat([user.numbers, *pooled], axis=-1)
+
+    def scale_inputs(self, x: tf.Tensor, user: Encoded, candidates: Encoded) -> tf.Tensor:
+        """Returns all inputs side by side, [N, d], as the network is to read them: as they are."""
+        return x
 
 
 class Tower(tf.keras.layers.Layer):

@@ -38,6 +38,11 @@ Histories = Mapping[str, tuple[tf.Tensor, tf.Tensor, tf.Tensor]]
 a single position of zeros, since oneDNN ends the process at a matmul without columns."""
 
 
+def knows(trunk: Trunk) -> bool:
+    """Returns whether the arrangement here is that of a trunk: one without experts or gates."""
+    return type(trunk) is Trunk and trunk.experts is None
+
+
 def one_user_logits(
     trunk: Trunk, towers: Mapping[str, Tower | LinearTower], user: Tensors, candidates: Tensors
 ) -> dict[str, tf.Tensor]:

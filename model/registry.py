@@ -14,12 +14,20 @@ from cmdcm.model.delayed.fnw import FNW
 from cmdcm.model.delayed.fsiw import FSIW
 from cmdcm.model.delayed.ulc import ULC
 from cmdcm.model.esmm import ESMM
+from cmdcm.model.mmoe import MMoE
+from cmdcm.model.pepnet import PEPNet
+from cmdcm.model.ple import PLE
+from cmdcm.model.shared_bottom import SharedBottom
 from cmdcm.model.single_task import SingleTask, Vanilla
 
 MODELS: dict[str, type[RankingModel]] = {
     "cmdcm": CMDCM,
     "vanilla": Vanilla,
     "single_task": SingleTask,
+    "shared_bottom": SharedBottom,
+    "mmoe": MMoE,
+    "ple": PLE,
+    "pepnet": PEPNet,
     "esmm": ESMM,
     "as_observed": AsObserved,
     "dfm": DFM,

@@ -120,7 +120,11 @@ def _axes(model: RankingModel) -> dict[str, tuple[Columns | None, ...]]:
     """Names the axes of the weights that belong to input columns, by their place."""
     columns = input_columns(model.trunk)
     x = columns.trunk
-    axes: dict[str, tuple[Columns | None, ...]] = {"trunk/mlp/_sublayers/0/kernel": (x, None)}
+    experts = model.trunk.experts
+    first = ["mlp/_sublayers/0/kernel"]
+    if experts is not None:
+        first = [f"experts/{place}" for place in experts.input_kernels()]
+    axes: dict[str, tuple[Columns | None, ...]] = {f"trunk/{place}": (x, None) for place in first}
     for side, numbers in (
         ("user", columns.user_numbers),
         ("candidate", columns.candidate_numbers),
@@ -141,6 +145,10 @@ def _axes(model: RankingModel) -> dict[str, tuple[Columns | None, ...]]:
         axes[f"trunk/cross/_dense_u_kernels/{n}/kernel"] = (x, None)
         axes[f"trunk/cross/_dense_v_kernels/{n}/kernel"] = (None, x)
         axes[f"trunk/cross/_dense_v_kernels/{n}/bias"] = (x,)
+    if columns.domain:
+        axes["trunk/domain_gate/hidden/kernel"] = ((*columns.domain, *_again(x)), None)
+        axes["trunk/domain_gate/scale/kernel"] = (None, x)
+        axes["trunk/domain_gate/scale/bias"] = (x,)
     width = model.config.trunk_units[-1]
     shared = tuple(Column("shared", f"{i} of {width}") for i in range(width))
     for name, tower in model.towers.items():
@@ -150,6 +158,11 @@ def _axes(model: RankingModel) -> dict[str, tuple[Columns | None, ...]]:
         for n in range(len(tower.gates)):
             axes[f"towers/{name}/gates/{n}/hidden/kernel"] = ((*columns.prior, *shared), None)
     return axes
+
+
+def _again(columns: Columns) -> Columns:
+    """The same columns under names of their own, where they stand beside some of themselves."""
+    return tuple(Column("all inputs", f"{c.feature} {c.part}") for c in columns)
 
 
 def _places(

@@ -16,7 +16,11 @@ class ModelConfig(Section):
         attention_units: Hidden units of the sequence attention.
         cross_layers: DCN-v2 cross layers of the trunk.
         cross_rank: Rank of the cross layers' weight matrix.
-        trunk_units: Hidden units of the trunk's MLP.
+        trunk_units: Hidden units of the trunk's MLP, or of its experts.
+        bottom: What lies between the inputs and the towers: one MLP that all heads share, `mmoe`
+            or `ple`.
+        experts: Experts that all heads see; of `ple`, in each level.
+        head_experts: Of `ple`, experts of each head in each level.
         tower_units: Hidden units of each head's tower.
         gate: Personalised gating of the towers (CM-DCM's second module).
         gate_units: Hidden units of each gate.
@@ -41,6 +45,10 @@ class ModelConfig(Section):
         "cmdcm",
         "vanilla",
         "single_task",
+        "shared_bottom",
+        "mmoe",
+        "ple",
+        "pepnet",
         "esmm",
         "as_observed",
         "dfm",
@@ -57,6 +65,9 @@ class ModelConfig(Section):
     cross_layers: int = Field(2, ge=0)
     cross_rank: int = Field(32, ge=1)
     trunk_units: tuple[PositiveInt, ...] = Field((128, 64), min_length=1)
+    bottom: Literal["shared", "mmoe", "ple"] = "shared"
+    experts: int = Field(4, ge=1)
+    head_experts: int = Field(1, ge=1)
     tower_units: tuple[PositiveInt, ...] = (32,)
     gate: bool = True
     gate_units: int = Field(32, ge=1)
@@ -73,6 +84,11 @@ class ModelConfig(Section):
 
     @model_validator(mode="after")
     def _check(self) -> "ModelConfig":
+        if self.name in ("mmoe", "ple") and self.bottom not in ("shared", self.name):
+            raise ValueError(
+                f"name = {self.name!r} is a bottom of its own and has no bottom = {self.bottom!r}; "
+                "take name = 'shared_bottom' to choose one"
+            )
         if self.cross_fit_folds > 1 and self.estimator != "dr":
             raise ValueError(
                 f"cross_fit_folds = {self.cross_fit_folds} needs estimator = 'dr', not "

@@ -7,6 +7,7 @@ import tensorflow as tf
 from cmdcm.core.config import ExportConfig
 from cmdcm.export.saved_model import save_model
 from cmdcm.model.calibration import Calibration, HeadCalibration, Map, slice_count
+from cmdcm.model.one_user import knows
 from cmdcm.tests.model.batches import (
     VARIANTS,
     random_batch,
@@ -71,8 +72,9 @@ def compare(tmp_path):
 )
 def test_equals_the_layers_for_every_model_and_number_of_candidates(compare, variant, strings):
     spec = tiny_spec(string_ids=strings)
-    check = compare(shake(tiny_model(spec, **VARIANTS[variant])))
-    for rows in SIZES:
+    model = shake(tiny_model(spec, **VARIANTS[variant]))
+    check = compare(model)
+    for rows in SIZES if knows(model.trunk) else (1, 7):
         check(*request(spec, rows, seed=rows))
     check(*request(spec, 3, user_row=0))  # his histories are empty
     check(*extreme(spec, 50))

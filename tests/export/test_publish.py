@@ -304,7 +304,7 @@ def test_the_card_tells_data_settings_metrics_and_units(exported, data, small_wo
     model, version = exported
     card = (version.path / "assets.extra" / "model_card.md").read_text()
     assert f"| {data.total('train')} |" in card
-    assert "| `p_conversion` | p_direct + p_delayed |" in card
+    assert "| `p_conversion` | probability of a purchase, direct or delayed |" in card
     assert "No evaluation was given" in card
     assert "None: probabilities are as trained" in card
     metrics = {"auc": {"estimate": 0.71234, "lower": 0.7, "upper": 0.72}, "gauc": None}

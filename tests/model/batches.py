@@ -30,6 +30,7 @@ TINY = ModelConfig(
     gate_units=4,
     propensity_clip=0.1,
     transition_weight=0.3,
+    experts=2,
     l2_embeddings=0.01,
 )
 
@@ -39,6 +40,10 @@ DELAYED = ("as_observed", "dfm", "fnw", "fnc", "fsiw", "es_dfm", "defer", "defus
 VARIANTS: dict[str, dict[str, Any]] = {
     "vanilla": {"name": "vanilla"},
     "single_task": {"name": "single_task"},
+    "shared_bottom": {"name": "shared_bottom"},
+    "mmoe": {"name": "mmoe"},
+    "ple": {"name": "ple", "trunk_units": (6, 5)},
+    "pepnet": {"name": "pepnet"},
     "esmm": {"name": "esmm"},
     **{name: {"name": name} for name in DELAYED},
     "es_dfm-direct": {"name": "es_dfm", "delayed_label": "direct", "waiting_hours": 12},

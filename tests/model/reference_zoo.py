@@ -46,6 +46,16 @@ def one_head(label: str) -> Rival:
     )
 
 
+TASKS = ("direct", "cart", "delayed", "conversion")
+
+INDEPENDENT = Rival(
+    TASKS,
+    lambda p: {f"p_{task}": p[task] for task in TASKS},
+    lambda p, y, _: sum(mean_cross_entropy(y[task], p[task]) for task in TASKS),
+)
+"""A head a label, each on all clicks."""
+
+
 def graph(d: Array, cart: Array, later: Array) -> dict[str, Array]:
     """The four outputs: `later` is P(L | D = 0), `cart` is P(A)."""
     delayed = (1 - d) * later
@@ -96,6 +106,10 @@ def delayed(*auxiliary: str, served: Callable[[Arrays], dict[str, Array]] = conv
 ZOO = {
     "vanilla": one_head("direct"),
     "single_task": one_head("conversion"),
+    "shared_bottom": INDEPENDENT,
+    "mmoe": INDEPENDENT,
+    "ple": INDEPENDENT,
+    "pepnet": INDEPENDENT,
     "esmm": Rival(("direct", "cart", "delayed_given_not_direct"), esmm, esmm_loss),
     "as_observed": delayed(),
     "dfm": delayed("rate"),

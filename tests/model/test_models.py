@@ -28,7 +28,7 @@ from cmdcm.tests.model.batches import (
     tiny_model,
     tiny_spec,
 )
-from cmdcm.tests.model.reference_zoo import ZOO
+from cmdcm.tests.model.reference_zoo import INDEPENDENT, ZOO
 
 SPEC = tiny_spec()
 BATCH = random_batch(SPEC, 24)
@@ -37,6 +37,9 @@ every_network = pytest.mark.parametrize(
     "variant",
     [
         "single_task",
+        "mmoe",
+        "ple",
+        "pepnet",
         "esmm",
         "es_dfm",
         "fnc",
@@ -160,7 +163,7 @@ def test_probabilities_are_coherent_at_any_logits(variant, scale):
     for name, values in outputs.items():
         low = -1 if name == "cart_effect" else 0
         assert low <= float(tf.reduce_min(values)) <= float(tf.reduce_max(values)) <= 1, name
-    if "p_direct" in outputs:
+    if "p_direct" in outputs and ZOO.get(config_of(variant).name) is not INDEPENDENT:
         parts = outputs["p_direct"] + outputs["p_delayed"]
         np.testing.assert_allclose(parts, outputs["p_conversion"], rtol=0, atol=1e-6)
 
@@ -170,7 +173,7 @@ def test_names_of_the_outputs():
     for variant in VARIANTS:
         names = set(built(variant).predictions(logits_of(variant)))
         expected = {"p_conversion"}
-        if variant == "esmm" or variant.startswith("cmdcm"):
+        if MODELS[config_of(variant).name].about.family not in ("baselines", "delayed feedback"):
             expected |= {"p_direct", "p_cart", "p_delayed"}
         if variant.startswith("cmdcm") and variant != "cmdcm-no-transition":
             expected |= {"cart_effect", *diagnostics}
@@ -396,7 +399,15 @@ def test_towers_differ_from_the_start():
 
 @pytest.mark.parametrize(
     "variant",
-    ["single_task", "esmm", "defuse", "cmdcm-dr", "cmdcm-no-transition", "cmdcm-modifiers"],
+    [
+        "single_task",
+        "ple",
+        "pepnet",
+        "defuse",
+        "cmdcm-dr",
+        "cmdcm-no-transition",
+        "cmdcm-modifiers",
+    ],
 )
 def test_save_and_load(variant, tmp_path):
     path = tf.train.Checkpoint(model=built(variant)).write(str(tmp_path / "weights"))

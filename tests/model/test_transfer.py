@@ -245,6 +245,14 @@ def test_heads_go_by_name():
     np.testing.assert_array_equal(target(batch)["direct"], source(batch)["direct"])
 
 
+@pytest.mark.parametrize("name", ["mmoe", "ple", "pepnet"])
+def test_inputs_go_by_name_through_experts_and_gates(name):
+    source = trained(name=name, trunk_units=(6, 5))
+    target, matches = taken_over(source, with_features(*NEW), name=name, trunk_units=(6, 5))
+    assert not [m.name for m in matches.values() if m.kind == "weight" and m.dropped]
+    assert_same_logits(source, target, random_batch(target.spec, ROWS), **ROUNDING)
+
+
 def test_another_width_starts_anew_and_is_listed():
     source = trained()
     target, matches = taken_over(source, SPEC, trunk_units=(7,))
