@@ -73,7 +73,8 @@ class RankingModel(tfrs.Model):
             `bce` heads.
 
     The loss is the sum over names of weight * weighted sum / total (`model/heads.py`), among them
-    `l2`, the penalty on embeddings; a batch's column `row_weight`, if any, weights its rows in it.
+    `l2`, the penalty on embeddings, and `attention`, that of a sequence encoder; a batch's column
+    `row_weight`, if any, weights its rows in it.
     During training the weighted mean of each loss and, for each loss of a prediction, the ratio of
     predicted to observed positives (PCOC) are tracked, both on the rows of the loss, so that
     calibration is seen for free.
@@ -230,12 +231,14 @@ class RankingModel(tfrs.Model):
         return parts
 
     def example_losses(self, inputs: Tensors) -> dict[str, HeadLoss]:
-        """Returns the losses an example, by name: those of the heads, and `l2` with a penalty."""
+        """Returns the losses an example, by name: those of the heads, and the penalties."""
         shared = self.trunk(*self.sides(inputs))
         logits = {name: tower(shared.of(name)) for name, tower in self.towers.items()}
         losses = dict(self.head_losses(logits, self.labels(inputs)))
         if shared.penalty is not None:
             losses["l2"] = HeadLoss(shared.penalty, tf.ones_like(shared.penalty))
+        if shared.attention is not None:
+            losses["attention"] = HeadLoss(shared.attention, tf.ones_like(shared.attention))
         if WEIGHT in inputs:
             losses = {name: head.times(inputs[WEIGHT]) for name, head in losses.items()}
         return losses

@@ -67,6 +67,11 @@ def input_columns(trunk: Trunk) -> InputColumns:
         for name, features in spec.sequences().items()
     }
     sequences = tuple(column for columns in keys.values() for column in columns)
+    attended = tuple(
+        column
+        for name, columns in keys.items()
+        for column in (columns if trunk.attention[name].sums_keys else _encoded(name, dim))
+    )
     scalars = {f.name for f in spec.candidate_inputs if not f.sequence}
     modifiers = [(user if m.side == "user" else candidate)[m.columns] for m in trunk.modifiers]
     return InputColumns(
@@ -77,7 +82,7 @@ def input_columns(trunk: Trunk) -> InputColumns:
         keys=keys,
         prior=_of(trunk.prior_ids, *of_user, *of_candidate) or (*user, *sequences),
         domain=_of(trunk.domain_inputs, *of_user, *user),
-        trunk=(*of_user, *user, *of_candidate, *candidate, *sequences),
+        trunk=(*of_user, *user, *of_candidate, *candidate, *attended),
         modifiers=tuple(column for columns in modifiers for column in columns),
     )
 
@@ -118,6 +123,11 @@ def _pairs(encoder: InputEncoder, feature: Feature) -> Columns:
     kinds = list(dict.fromkeys(c.rpartition("_")[0] for c in feature.components))
     pairs = encoder.rates[feature.name].pairs
     return tuple(Column(feature.name, f"{kinds[b]} per {kinds[a]}") for a, b in pairs)
+
+
+def _encoded(name: str, dim: int) -> Columns:
+    """What an encoder makes of a sequence, where it is no sum of keys."""
+    return tuple(Column(name, f"encoded[{i}]") for i in range(2 * dim))
 
 
 def _item(name: str, has_category: bool, dim: int) -> Columns:

@@ -24,11 +24,12 @@ import tensorflow_recommenders as tfrs
 
 from cmdcm.core.config import ModelConfig
 from cmdcm.features.spec import FeatureSpec
+from cmdcm.model.encoders.choose import make_encoder
 from cmdcm.model.experts import Experts
 from cmdcm.model.gating import PersonalisedGate
 from cmdcm.model.inputs import Encoded, InputEncoder, Tensors
 from cmdcm.model.modifiers import find_modifiers
-from cmdcm.model.sequences import TargetAttention, masked_mean
+from cmdcm.model.sequences import masked_mean
 
 
 class Shared(NamedTuple):
@@ -39,12 +40,14 @@ class Shared(NamedTuple):
         prior: The user's behaviour prior, [N, p].
         modifiers: The effect modifiers, [N, m]; m is 0 without any.
         penalty: L2 penalty on the looked-up embeddings, [N]; None without one.
+        attention: Penalty of the sequence encoders, [N]; None without one.
     """
 
     features: tf.Tensor | Mapping[str, tf.Tensor]
     prior: tf.Tensor
     modifiers: tf.Tensor
     penalty: tf.Tensor | None = None
+    attention: tf.Tensor | None = None
 
     def of(self, head: str) -> "Shared":
         """Returns what a head reads, its own features in place of all heads', if it has any."""
@@ -84,9 +87,10 @@ class Trunk(tf.keras.layers.Layer):
         super().__init__(**kwargs)
         self.encoder = InputEncoder(spec, config.embedding_dim, config.l2_embeddings)
         self.attention = {
-            name: TargetAttention(config.attention_units, name=f"attention_{name}")
-            for name in spec.sequences()
+            name: make_encoder(config, features[0].length, f"attention_{name}")
+            for name, features in spec.sequences().items()
         }
+        self.attention_penalty = config.attention_penalty
         self.cross = (
             tfrs.layers.feature_interaction.MultiLayerDCN(
                 projection_dim=config.cross_rank, num_layers=config.cross_layers
@@ -135,6 +139,7 @@ class Trunk(tf.keras.layers.Layer):
             match_rows(self.prior(of_user, of_candidate), rows),
             tf.concat([tf.zeros([rows, 0]), *modifiers], axis=-1),
             sum(penalties, start=tf.zeros([rows])) if penalties else None,
+            self._attention_penalty(of_user, of_candidate),
         )
 
     def prior(self, user: Encoded, candidates: Encoded) -> tf.Tensor:
@@ -149,6 +154,17 @@ class Trunk(tf.keras.layers.Layer):
     def scale_inputs(self, x: tf.Tensor, user: Encoded, candidates: Encoded) -> tf.Tensor:
         """Returns all inputs side by side, [N, d], as the network is to read them: as they are."""
         return x
+
+    def _attention_penalty(self, user: Encoded, candidate: Encoded) -> tf.Tensor | None:
+        if not self.attention_penalty:
+            return None
+        penalties = [
+            penalty
+            for name, (keys, mask, ages) in user.sequences.items()
+            if (penalty := self.attention[name].penalty(candidate.target, keys, mask, ages))
+            is not None
+        ]
+        return self.attention_penalty * tf.add_n(penalties) if penalties else None
 
 
 class Tower(tf.keras.layers.Layer):

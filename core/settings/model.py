@@ -13,7 +13,11 @@ class ModelConfig(Section):
     Attributes:
         name: The model, one of the map in docs/models.md.
         embedding_dim: Columns of every embedding table.
-        attention_units: Hidden units of the sequence attention.
+        sequence_encoder: How behaviour sequences meet the candidate: `target_attention`, `din`,
+            `mean_pooling`, `lrea` (low-rank, for long ones) or `srn` (soft retargeting).
+        attention_units: Hidden units of the sequence encoder.
+        sequence_rank: Rank to which `lrea` compresses a sequence's length.
+        attention_penalty: Weight of `lrea`'s penalty on negative attention.
         cross_layers: DCN-v2 cross layers of the trunk.
         cross_rank: Rank of the cross layers' weight matrix.
         trunk_units: Hidden units of the trunk's MLP, or of its experts.
@@ -61,7 +65,12 @@ class ModelConfig(Section):
         "ulc",
     ] = "cmdcm"
     embedding_dim: int = Field(8, ge=1)
+    sequence_encoder: Literal["target_attention", "din", "mean_pooling", "lrea", "srn"] = (
+        "target_attention"
+    )
     attention_units: int = Field(16, ge=1)
+    sequence_rank: int = Field(8, ge=1)
+    attention_penalty: float = Field(0.1, ge=0)
     cross_layers: int = Field(2, ge=0)
     cross_rank: int = Field(32, ge=1)
     trunk_units: tuple[PositiveInt, ...] = Field((128, 64), min_length=1)

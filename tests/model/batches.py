@@ -55,6 +55,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "cmdcm-cross-fit": {"estimator": "dr", "cross_fit_folds": 2},
     "cmdcm-no-gate": {"gate": False},
     "cmdcm-no-transition": {"transition": False},
+    "single_task-din": {"name": "single_task", "sequence_encoder": "din"},
+    "single_task-mean": {"name": "single_task", "sequence_encoder": "mean_pooling"},
+    "cmdcm-lrea": {"sequence_encoder": "lrea", "sequence_rank": 2},
+    "single_task-srn": {"name": "single_task", "sequence_encoder": "srn"},
     "cmdcm-modifiers": {"effect_modifiers": ("price", "user_counts", "hours_to_promotion")},
 }
 """Every model and every setting of CM-DCM that changes its network or its loss."""

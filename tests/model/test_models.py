@@ -79,7 +79,7 @@ def evaluated(variant: str) -> tuple[float, float, list[np.ndarray | None]]:
 
 def loss_and_penalty(model, batch) -> tuple[tf.Tensor, tf.Tensor]:
     parts = model.loss_parts(batch)
-    penalty = parts.pop("l2")
+    penalty = parts.pop("l2") + parts.pop("attention", 0.0)
     return tf.add_n(list(parts.values())), penalty
 
 

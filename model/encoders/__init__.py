@@ -1,0 +1,1 @@
+"""Sequence encoders: what `model.sequence_encoder` chooses from."""
