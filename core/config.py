@@ -29,6 +29,7 @@ from cmdcm.core.settings.deployment import DeployConfig, RolloutConfig, ServerGr
 from cmdcm.core.settings.evaluation import AbtestConfig, EvaluationConfig
 from cmdcm.core.settings.gate import GateBounds, GateConfig
 from cmdcm.core.settings.model import ModelConfig
+from cmdcm.core.settings.monitoring import MonitorConfig
 from cmdcm.core.settings.serving import ExportConfig, ServingConfig
 from cmdcm.core.settings.simulation import SimulateConfig
 from cmdcm.core.settings.training import CalibrationConfig, TrackingConfig, TrainingConfig
@@ -48,6 +49,7 @@ __all__ = [
     "GateConfig",
     "LabelsConfig",
     "ModelConfig",
+    "MonitorConfig",
     "PromotionConfig",
     "RolloutConfig",
     "Section",
@@ -87,6 +89,7 @@ class Config(Section):
     serving: ServingConfig = ServingConfig()
     deploy: DeployConfig = DeployConfig()
     rollout: RolloutConfig = RolloutConfig()
+    monitor: MonitorConfig = MonitorConfig()
 
     def save(self, path: Path) -> None:
         """Writes the configuration as JSON."""

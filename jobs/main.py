@@ -36,6 +36,7 @@ COMMANDS = {
     "deploy": "write the files with which TensorFlow Serving serves the versions",
     "serve": "serve the published versions over gRPC and REST",
     "rollout": "move the labels stable and canary on running servers",
+    "monitor": "measure what servers answered against the labels that arrived",
     "registry": "register versions and tell what each was made of",
     "score": "score the rows of a file through a server",
     "loadtest": "measure latency, errors, CPU and limit of a server",

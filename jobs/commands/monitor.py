@@ -1,0 +1,99 @@
+"""`cmdcm monitor`: what servers answered, against what happened."""
+
+import argparse
+import datetime
+from pathlib import Path
+
+from cmdcm.core.config import Config
+from cmdcm.core.errors import ConfigError
+from cmdcm.core.files import staged_directory, write_json
+from cmdcm.core.locations import location
+from cmdcm.datasets.log import open_event_log
+from cmdcm.jobs.monitor.alerts import alert_rules
+from cmdcm.jobs.monitor.dashboard import dashboard
+from cmdcm.jobs.monitor.monitor import Sources, monitor
+from cmdcm.jobs.monitor.page import render
+from cmdcm.jobs.monitor.prometheus import metrics_page, write_textfile
+
+EXAMPLE = (
+    "cmdcm monitor --requests out/requests/*.tfrecord --examples out/examples "
+    "--events out/events --output out/status"
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the command's flags."""
+    parser.add_argument(
+        "--requests",
+        type=Path,
+        nargs="+",
+        required=True,
+        metavar="FILE",
+        help="TFRecords of PredictionLog with answers: a sample of the traffic",
+    )
+    parser.add_argument(
+        "--examples", type=Path, required=True, help="examples that the model was trained on"
+    )
+    parser.add_argument("--events", type=location, help="event log that goes on, for the labels")
+    parser.add_argument(
+        "--reference",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="earlier TFRecords of PredictionLog, by which the scores are measured",
+    )
+    parser.add_argument("--model_base_path", type=Path, help="base path, for the versions' age")
+    parser.add_argument(
+        "--model_config_file",
+        type=Path,
+        help="the servers' model config file, for labels and registry (default: "
+        "serving.model_config_file)",
+    )
+    parser.add_argument("--now", help="instant to look from, ISO with a time zone (default: now)")
+    parser.add_argument(
+        "--textfile", type=Path, help="also write the metrics there, for the node exporter"
+    )
+    parser.add_argument("--output", type=Path, required=True, help="directory to write")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing output")
+
+
+def run(args: argparse.Namespace, config: Config) -> int:
+    """Writes the status page, its numbers, the metrics, the alert rules and the dashboard."""
+    named = args.model_config_file or config.serving.model_config_file
+    sources = Sources(
+        requests=args.requests,
+        examples=args.examples,
+        events=open_event_log(args.events) if args.events else None,
+        reference=args.reference,
+        base_path=args.model_base_path,
+        model_config_file=Path(named) if named else None,
+    )
+    with staged_directory(args.output, overwrite=args.overwrite) as staging:
+        result = monitor(sources, config, _now_ms(args.now))
+        write_json(staging / "monitor.json", result)
+        (staging / "status.html").write_text(render(result), encoding="utf-8")
+        (staging / "metrics.prom").write_bytes(metrics_page(result))
+        (staging / "alerts.yaml").write_text(alert_rules(config), encoding="utf-8")
+        write_json(staging / "dashboard.json", dashboard(config))
+    if args.textfile:
+        write_textfile(args.textfile, result)
+    for finding in result["findings"]:
+        print(f"{finding['alert']:26}{finding['text']}")
+    print(
+        f"{result['rows']:,} scores of {result['requests']:,} requests: "
+        f"{len(result['findings'])} findings; see {args.output / 'status.html'}"
+    )
+    return 0
+
+
+def _now_ms(text: str | None) -> int:
+    if text is None:
+        return round(datetime.datetime.now(datetime.UTC).timestamp() * 1000)
+    try:
+        time = datetime.datetime.fromisoformat(text)
+    except ValueError as error:
+        raise ConfigError(f"--now {text}: {error}") from error
+    if time.tzinfo is None:
+        raise ConfigError(f"--now {text} has no time zone; write it as 2026-11-10T12:00+08:00")
+    return round(time.timestamp() * 1000)

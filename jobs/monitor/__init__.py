@@ -1,0 +1,1 @@
+"""Monitoring: what servers answered, against what happened."""
