@@ -9,26 +9,32 @@ they are what is trained. Here, with U the user's columns of the trunk's input x
   (x_l)_u W_u = (1 + sum_k b_k) G + sum_k h_k (V_k)_u G: no candidate ever has the user's columns.
 - The attention's kernel is made once for each true position of his history
   (`TargetAttention.of_one_user`); padding costs nothing.
-- The towers of all heads are one matmul a layer, and so are their gates, whose prior is one row.
+- What the towers of all heads compute of the shared features is one matmul, and so is what their
+  gates do, whose prior is one row.
+- Trunk and towers run for two halves of the candidates, which need nothing of each other: two
+  threads share a request at the price of one hand-over, where TensorFlow's own way, to share each
+  matmul, wakes a thread for every one of them.
 - All counters, rates, hashed ids and lookups of a side are made together: at N = 500 the number of
   operations counts as much as the arithmetic.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 
+import numpy as np
 import tensorflow as tf
 
 from cmdcm.features.spec import Feature
 from cmdcm.model.inputs import (
+    LOG_SCALE,
     Encoded,
     InputEncoder,
+    SmoothedRates,
     Tensors,
     age_bucket,
     feature_ids,
     hash_ids,
     is_number,
-    log_lifts,
     number,
 )
 from cmdcm.model.network import LinearTower, Shared, Tower, Trunk
@@ -36,6 +42,8 @@ from cmdcm.model.network import LinearTower, Shared, Tower, Trunk
 Histories = Mapping[str, tuple[tf.Tensor, tf.Tensor, tf.Tensor]]
 """Sequence -> its true positions: keys [l, 2 * dim], age buckets [l], ones [l, 1]. Of an empty one
 a single position of zeros, since oneDNN ends the process at a matmul without columns."""
+
+Activation = Callable[[tf.Tensor], tf.Tensor]
 
 
 def knows(trunk: Trunk) -> bool:
@@ -54,14 +62,12 @@ def one_user_logits(
         user: The user's raw features, one row.
         candidates: The candidates' raw features, N rows.
     """
-    shared = shared_features(trunk, user, candidates)
-    deep = {name: t for name, t in towers.items() if isinstance(t, Tower)}
-    logits = {n: t(shared) for n, t in towers.items() if isinstance(t, LinearTower)}
-    return logits | tower_logits(deep, shared)
+    parts = [_logits(towers, shared) for shared in shared_features(trunk, user, candidates)]
+    return {name: tf.concat([logits[name] for logits in parts], axis=0) for name in towers}
 
 
-def shared_features(trunk: Trunk, user: Tensors, candidates: Tensors) -> Shared:
-    """Returns what `trunk` does, but for the prior, which has one row."""
+def shared_features(trunk: Trunk, user: Tensors, candidates: Tensors) -> list[Shared]:
+    """Returns what `trunk` does for each part of the candidates; the prior has one row."""
     encoder = trunk.encoder
     of_user = encode(encoder, user, encoder.spec.user_inputs, encoder.user_scale)
     of_candidate = encode(
@@ -78,19 +84,27 @@ def shared_features(trunk: Trunk, user: Tensors, candidates: Tensors) -> Shared:
     ]
     rows = tf.shape(of_candidate.ids)[0]
     modifiers = [m.of(of_user, of_candidate) for m in trunk.modifiers]
-    return Shared(
-        _trunk(
-            trunk,
-            tf.concat([of_user.ids, of_user.numbers], axis=-1),
-            tf.concat([of_candidate.ids, of_candidate.numbers, *attended], axis=-1),
-        ),
-        tf.concat([of_user.numbers, *means], axis=-1),
-        tf.concat(
-            [tf.zeros([rows, 0])]
-            + [tf.broadcast_to(value, [rows, value.shape[-1]]) for value in modifiers],
-            axis=-1,
-        ),
+    user_columns = tf.concat([of_user.ids, of_user.numbers], axis=-1)
+    candidate_columns = tf.concat([of_candidate.ids, of_candidate.numbers, *attended], axis=-1)
+    prior = tf.concat([of_user.numbers, *means], axis=-1)
+    modifier_columns = tf.concat(
+        [tf.zeros([rows, 0])]
+        + [tf.broadcast_to(value, [rows, value.shape[-1]]) for value in modifiers],
+        axis=-1,
     )
+    return [
+        Shared(_trunk(trunk, user_columns, candidate_columns[part]), prior, modifier_columns[part])
+        for part in _halves(rows)
+    ]
+
+
+def _halves(rows: tf.Tensor) -> list[slice]:
+    """Returns the slices of two halves; the second one of few rows has none.
+
+    The first has a multiple of 16 rows, so that both are aligned and TensorFlow copies neither.
+    """
+    middle = tf.minimum(16 * ((rows + 31) // 32), rows)
+    return [slice(None, middle), slice(middle, None)]
 
 
 def _trunk(trunk: Trunk, user: tf.Tensor, candidates: tf.Tensor) -> tf.Tensor:
@@ -127,11 +141,17 @@ def _trunk(trunk: Trunk, user: tf.Tensor, candidates: tf.Tensor) -> tf.Tensor:
     return x
 
 
+def _logits(towers: Mapping[str, Tower | LinearTower], shared: Shared) -> dict[str, tf.Tensor]:
+    deep = {name: t for name, t in towers.items() if isinstance(t, Tower)}
+    logits = {n: t(shared) for n, t in towers.items() if isinstance(t, LinearTower)}
+    return logits | tower_logits(deep, shared)
+
+
 def tower_logits(towers: Mapping[str, Tower], shared: Shared) -> dict[str, tf.Tensor]:
     """Returns the logits of towers of one shape, [N] each; the prior has one row.
 
-    The hidden units of all heads lie side by side; a kernel that belongs to one head is a block on
-    the diagonal of all heads' kernel.
+    The hidden units of all heads lie side by side: what they compute of the shared features is one
+    matmul, and each head's own kernel multiplies its columns alone.
     """
     if not towers:
         return {}
@@ -140,33 +160,40 @@ def tower_logits(towers: Mapping[str, Tower], shared: Shared) -> dict[str, tf.Te
     prior_columns = shared.prior.shape[-1]
     for n in range(len(each[0].hidden)):
         layers = [tower.hidden[n] for tower in each]
-        kernel = _side_by_side([layer.kernel for layer in layers], shared_input=n == 0)
-        y = tf.nn.relu(tf.nn.bias_add(x @ kernel, tf.concat([d.bias for d in layers], 0)))
+        y = (_of_each if n else _of_all)(x, layers, tf.nn.relu)
         if each[0].gates:
             gates = [tower.gates[n] for tower in each]
             kernel = tf.concat([gate.hidden.kernel for gate in gates], 1)
             once = tf.squeeze(shared.prior @ kernel[:prior_columns], 0)
             once += tf.concat([gate.hidden.bias for gate in gates], 0)
             hidden = tf.nn.relu(tf.nn.bias_add(shared.features @ kernel[prior_columns:], once))
-            scale = tf.nn.bias_add(
-                hidden @ _side_by_side([gate.scale.kernel for gate in gates]),
-                tf.concat([gate.scale.bias for gate in gates], 0),
-            )
-            y *= 2.0 * tf.sigmoid(scale)
+            y *= 2.0 * _of_each(hidden, [gate.scale for gate in gates], tf.sigmoid)
         x = y
     last = [tower.logit for tower in each]
-    kernel = _side_by_side([layer.kernel for layer in last], shared_input=not each[0].hidden)
-    logits = tf.nn.bias_add(x @ kernel, tf.concat([layer.bias for layer in last], 0))
+    logits = (_of_each if each[0].hidden else _of_all)(x, last, tf.identity)
     return dict(zip(towers, tf.unstack(logits, axis=1), strict=True))
 
 
-def _side_by_side(kernels: Sequence[tf.Tensor], *, shared_input: bool = False) -> tf.Tensor:
-    """Joins kernels [i, o] to [i, heads * o] for a shared input, else [heads * i, heads * o]."""
-    if shared_input:
-        return tf.concat(kernels, axis=1)
-    heads, (inputs, outputs) = len(kernels), kernels[0].shape
-    blocks = tf.stack(kernels)[:, :, tf.newaxis, :] * tf.eye(heads)[:, tf.newaxis, :, tf.newaxis]
-    return tf.reshape(blocks, [heads * inputs, heads * outputs])
+def _of_all(
+    x: tf.Tensor, layers: Sequence[tf.keras.layers.Dense], activation: Activation
+) -> tf.Tensor:
+    """Returns dense layers of one input, [N, i], side by side."""
+    kernel = tf.concat([layer.kernel for layer in layers], 1)
+    return activation(tf.nn.bias_add(x @ kernel, tf.concat([layer.bias for layer in layers], 0)))
+
+
+def _of_each(
+    x: tf.Tensor, layers: Sequence[tf.keras.layers.Dense], activation: Activation
+) -> tf.Tensor:
+    """Returns dense layers side by side, each of its own columns of [N, layers * i]."""
+    columns = tf.split(x, len(layers), axis=1)
+    return tf.concat(
+        [
+            activation(tf.nn.bias_add(own @ layer.kernel, layer.bias))
+            for own, layer in zip(columns, layers, strict=True)
+        ],
+        axis=1,
+    )
 
 
 def encode(
@@ -197,25 +224,41 @@ def _numbers(
     encoder: InputEncoder, values: Tensors, features: Sequence[Feature]
 ) -> list[tf.Tensor]:
     """The numeric features in their order, neighbours of one kind together, then the rates."""
-    numeric = [f for f in features if is_number(f)]
-    parts = []
-    for (encoding, _), group in groupby(numeric, lambda f: (f.encoding, f.dtype)):
-        columns = [tf.reshape(values[f.name], [-1, f.length]) for f in group]
-        parts.append(number(encoding, tf.concat(columns, axis=-1)))
-    counters = [f.name for f in features if f.name in encoder.rates]
-    sizes = {name: (encoder.rates[name].kinds, encoder.rates[name].windows) for name in counters}
-    for (kinds, windows), vectors in groupby(counters, sizes.__getitem__):
-        names = list(vectors)
-        layers = [encoder.rates[name] for name in names]
-        counts = tf.cast(tf.stack([values[name] for name in names], axis=1), tf.float32)
-        lifts = log_lifts(
-            tf.reshape(counts, [-1, len(names), kinds, windows]),
-            layers[0].pairs,
-            tf.stack([layer.log_strength for layer in layers]),
-            tf.stack([layer.prior_logit for layer in layers]),
-        )
-        parts.append(tf.reshape(lifts, [-1, len(names) * len(layers[0].pairs) * windows]))
-    return parts
+    values = {
+        f.name: tf.cast(tf.reshape(values[f.name], [-1, f.length]), tf.float32)
+        for f in features
+        if is_number(f)
+    }
+    parts = [
+        number(encoding, tf.concat([values[f.name] for f in group], axis=-1))
+        for encoding, group in groupby(filter(is_number, features), lambda f: f.encoding)
+    ]
+    return parts + [
+        _log_lifts(encoder.rates[f.name], values[f.name])
+        for f in features
+        if f.name in encoder.rates
+    ]
+
+
+def _log_lifts(rates: SmoothedRates, counts: tf.Tensor) -> tf.Tensor:
+    """Returns what `rates` does of [N, kinds * windows].
+
+    Pairs are picked, scaled and shifted by a matmul with a bias: to gather them, a few numbers at a
+    time, and to broadcast over them takes three times as long.
+    """
+    before, after = (
+        np.kron(np.eye(rates.kinds, dtype=np.float32)[:, list(kinds)], np.eye(rates.windows))
+        for kinds in zip(*rates.pairs, strict=True)
+    )
+    strength, prior = (
+        tf.repeat(tf.squeeze(value, 1), rates.windows)
+        for value in (tf.exp(rates.log_strength), tf.sigmoid(rates.prior_logit))
+    )
+    # No count is infinite, as zero times that would be no number.
+    counts = tf.clip_by_value(counts, 0.0, tf.float32.max)
+    lifts = tf.nn.bias_add(counts @ (after.astype(np.float32) / prior), strength)
+    lifts /= tf.nn.bias_add(counts @ before.astype(np.float32), strength)
+    return LOG_SCALE * tf.math.log(lifts)
 
 
 def look_up(encoder: InputEncoder, wanted: Mapping[Feature, tf.Tensor]) -> dict[Feature, tf.Tensor]:
