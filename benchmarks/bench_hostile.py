@@ -3,7 +3,8 @@
 Generated requests (tests/serving/hostile_requests.py) over gRPC and REST: damaged and random
 protos, tensors, examples, model configs, JSON and HTTP, by seed; then clients that stall, flood,
 leave and send 100 MB. A good request in between is answered right all the time. Memory counts
-after a warm-up of a fifth of the requests.
+after a warm-up of a fifth of the requests; the growth of the second half of the others tells
+whether it goes on.
 """
 
 import argparse
@@ -55,6 +56,7 @@ def main(arguments: list[str]) -> int:
         "requests_per_second": args.requests / seconds,
         "good_requests": outcome.good,
         "resident_mb_at_the_end": resident,
+        "memory_growth_of_the_second_half_mb": outcome.grown_late_mb,
         **{f"answers {code}": count for code, count in sorted(outcome.codes.items())},
     }
     targets = {

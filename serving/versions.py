@@ -20,6 +20,7 @@ from absl import logging
 
 from cmdcm.core.errors import ServingError
 from cmdcm.serving.loading import load_servable
+from cmdcm.serving.memory import give_back_freed_memory
 from cmdcm.serving.servable import Servable
 from cmdcm.serving.status import from_exception, not_found
 from cmdcm.serving.version_folders import Fingerprint, find_versions, fingerprint_of
@@ -276,6 +277,7 @@ class ModelVersions:
 
     def _unload(self, entry: _Serving) -> None:
         entry.servable.close()
+        give_back_freed_memory()
         self._set(VersionStatus(entry.servable.version, State.END))
         logging.info("version %d of %r is unloaded", entry.servable.version, self.name)
 

@@ -65,6 +65,7 @@ class Outcome:
         good: Good requests in between that were answered right.
         slowest: Seconds of the slowest answer.
         grown_mb: Growth of the server's memory after the warm-up.
+        grown_late_mb: Of that, in the second half of these requests.
     """
 
     codes: Counter[str] = field(default_factory=Counter)
@@ -72,6 +73,7 @@ class Outcome:
     good: int = 0
     slowest: float = 0.0
     grown_mb: float = 0.0
+    grown_late_mb: float = 0.0
 
 
 class Attacker:
@@ -93,10 +95,12 @@ class Attacker:
 
     def run(self, count: int, warmup: int) -> Outcome:
         """Sends the requests 0 to `count`; memory counts from number `warmup` on."""
-        before = 0.0
+        before = middle = 0.0
         for number in range(count):
             if number == warmup:
                 before = self._server.resident_mb
+            if number == (warmup + count) // 2:
+                middle = self._server.resident_mb
             self._send(number)
             if number % GOOD_EVERY == 0:
                 self._good(f"after request {number}")
@@ -104,6 +108,7 @@ class Attacker:
                 self._outcome.faults.append(f"the server ended at request {number}")
                 return self._outcome
         self._outcome.grown_mb = self._server.resident_mb - before
+        self._outcome.grown_late_mb = self._server.resident_mb - middle
         return self._outcome
 
     def abuse(self) -> Outcome:
