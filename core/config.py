@@ -30,6 +30,7 @@ from cmdcm.core.settings.evaluation import AbtestConfig, EvaluationConfig
 from cmdcm.core.settings.gate import GateBounds, GateConfig
 from cmdcm.core.settings.model import ModelConfig
 from cmdcm.core.settings.monitoring import MonitorConfig
+from cmdcm.core.settings.retrain import RetrainConfig
 from cmdcm.core.settings.serving import ExportConfig, ServingConfig
 from cmdcm.core.settings.simulation import SimulateConfig
 from cmdcm.core.settings.training import CalibrationConfig, TrackingConfig, TrainingConfig
@@ -51,6 +52,7 @@ __all__ = [
     "ModelConfig",
     "MonitorConfig",
     "PromotionConfig",
+    "RetrainConfig",
     "RolloutConfig",
     "Section",
     "ServerGroupConfig",
@@ -90,6 +92,7 @@ class Config(Section):
     deploy: DeployConfig = DeployConfig()
     rollout: RolloutConfig = RolloutConfig()
     monitor: MonitorConfig = MonitorConfig()
+    retrain: RetrainConfig = RetrainConfig()
 
     def save(self, path: Path) -> None:
         """Writes the configuration as JSON."""

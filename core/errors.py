@@ -47,6 +47,15 @@ class OutputError(CmdcmError):
     exit_code = 7
 
 
+class RetrainError(CmdcmError):
+    """A retraining job that may not go on: locked, late or frozen. Exit code 8.
+
+    The serving model stays as it is.
+    """
+
+    exit_code = 8
+
+
 class PreemptedError(CmdcmError):
     """A run that was told to stop and has saved its state; the same command goes on with it.
 

@@ -2,7 +2,7 @@
 
 Exit codes: 0 done; 1 a defect of ours (with a traceback); 2 wrong usage or configuration; 3 bad
 data; 4 training cannot go on; 5 export refused; 6 serving or scoring failed; 7 output cannot be
-written; 130 interrupted.
+written; 8 the retraining job is locked, late or frozen; 130 interrupted.
 """
 
 import argparse
@@ -40,6 +40,8 @@ COMMANDS = {
     "registry": "register versions and tell what each was made of",
     "score": "score the rows of a file through a server",
     "loadtest": "measure latency, errors, CPU and limit of a server",
+    "retrain": "a fresh model for a promotion, from the log to the servers",
+    "backtest": "what retraining before past promotions would have done",
     "demo": "the whole line, from raw events to a scored request",
 }
 """The subcommands; each is the module of its name in `cmdcm.jobs.commands`, loaded when called."""

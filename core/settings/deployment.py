@@ -110,6 +110,9 @@ class RolloutConfig(Section):
         deadline_ms: Deadline of every call.
         registry: Whether the registry's aliases follow the labels, and a canary has to be
             registered (docs/registry.md), where versions of the model are registered.
+        freeze_before_hours: Hours before each promotion's start from which only a roll-back moves
+            labels.
+        freeze_after_hours: Hours after its start until which that holds; both 0 for no freeze.
     """
 
     output: str = "p_conversion"
@@ -122,3 +125,5 @@ class RolloutConfig(Section):
     poll_seconds: float = Field(0.5, gt=0)
     deadline_ms: int = Field(10_000, ge=1)
     registry: bool = True
+    freeze_before_hours: float = Field(0.0, ge=0)
+    freeze_after_hours: float = Field(6.0, ge=0)

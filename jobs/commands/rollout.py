@@ -3,13 +3,16 @@
 import argparse
 import contextlib
 import getpass
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from cmdcm.core.config import Config
-from cmdcm.core.errors import ConfigError, ServingError
+from cmdcm.core.errors import ConfigError, RetrainError, ServingError
+from cmdcm.datasets.calendar import calendar_of
 from cmdcm.jobs.registry.aliases import Aliases
 from cmdcm.jobs.rollout.config_file import ModelConfigFile, Placement, placement_of
+from cmdcm.jobs.rollout.freeze import frozen
 from cmdcm.jobs.rollout.rollout import Author, Rollout
 from cmdcm.jobs.rollout.server import Server, addresses
 from cmdcm.serving.channels import ClientTls
@@ -50,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--force",
         action="store_true",
-        help="promote whatever the scores are; needs --reason and --by",
+        help="promote whatever the scores are, or in a freeze; needs --reason and --by",
     )
     parser.add_argument("--reason", default="", help="why, for the audit log")
     parser.add_argument("--by", default="", help="who, for the audit log (default: the user)")
@@ -71,6 +74,10 @@ def run(args: argparse.Namespace, config: Config) -> int:
     path = args.model_config_file or config.serving.model_config_file
     if not path:
         raise ConfigError("set --model_config_file, the file that the servers read")
+    if args.action in ("canary", "promote") and not args.force:
+        calendar, now = calendar_of(config.calendar), round(time.time() * 1000)
+        if reason := frozen(calendar, config.rollout, now):
+            raise RetrainError(f"{reason}, or --force with --reason and --by")
     file = ModelConfigFile(Path(path), args.model or config.export.name)
     author = Author(args.by or getpass.getuser(), args.reason)
     with contextlib.ExitStack() as stack:

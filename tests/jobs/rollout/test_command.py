@@ -1,11 +1,13 @@
 """`cmdcm rollout`, as a shell calls it."""
 
 import re
+import time
 
 import pytest
 from google.protobuf import text_format
 
 from cmdcm.jobs.main import main, parse
+from cmdcm.jobs.rollout.audit import audit_path
 from cmdcm.serving.config_protos import SSLConfig
 from cmdcm.tests.jobs.rollout.world import answered, entries, serving, write_config
 from cmdcm.tests.serving import models
@@ -28,10 +30,29 @@ def path(base, tmp_path):
 def run(capsys, path, action, target, *flags) -> tuple[int, str, str]:
     """Exit code, output and errors of a roll-out of `tiny`."""
     command = ["cmdcm", "rollout", action, "--target", target, "--model", "tiny"]
-    command += ["--model_config_file", str(path), "--set", "rollout.min_rows=5", *flags]
+    command += ["--model_config_file", str(path), "--set", "rollout.min_rows=5"]
+    command += ["--set", "rollout.freeze_after_hours=0", *flags]
     code = main(parse(command))
     printed = capsys.readouterr()
     return code, printed.out, printed.err
+
+
+def test_in_a_freeze_only_a_roll_back_moves_labels(path, capsys):
+    start = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(time.time() - 600))
+    promotion = (
+        f"{{name='now', kind='own', warmup_start='2020-01-01', pre_promotion_start='2020-01-01', "
+        f"promotion_start='{start}', promotion_end='2200-01-01'}}"
+    )
+    flags = ["--set", "calendar.timezone=UTC", "--set", f"calendar.promotions=[{promotion}]"]
+    flags += ["--set", "rollout.freeze_after_hours=2"]
+    code, _, error = run(capsys, path, "canary", "127.0.0.1:1", "--version", "2", *flags)
+    assert code == 8 and "frozen for now until" in error and "--force" in error
+    assert not audit_path(path).exists()
+    forced = ("--version", "2", "--force", "--by", "ann", "--reason", "prices are wrong")
+    with serving(path, count=1) as (server,):
+        assert run(capsys, path, "canary", server.target, *forced, *flags)[0] == 0
+        assert run(capsys, path, "rollback", server.target, *flags)[0] == 0
+    assert [e["reason"] for e in entries(path)] == ["prices are wrong"] * 2 + [""] * 2
 
 
 def test_a_whole_rollout(path, capsys, monkeypatch):

@@ -1,0 +1,1 @@
+"""The back-test: what retraining before past promotions would have done."""

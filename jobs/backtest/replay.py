@@ -1,0 +1,226 @@
+"""Replays past promotions: at each as-of date the very job runs, with what was knowable then.
+
+The model that the job accepts serves from then on; what it refuses does not, and the model before
+stays. Each promotion is scored, after the fact, on its own clicks, with four kinds of model:
+
+    retrained   what served after the job: the new model, or the one before where the gate refused
+    yesterday   what served before the job
+    never       the first model that was ever accepted
+    NAME        a baseline, trained on the same examples as of the same instant
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from absl import logging
+
+from cmdcm.core.config import Config
+from cmdcm.core.errors import ConfigError, DataError
+from cmdcm.core.files import MANIFEST, read_json, read_manifest
+from cmdcm.core.locations import location
+from cmdcm.datasets.calendar import DAY_MS, Promotion, calendar_of
+from cmdcm.datasets.log import open_event_log
+from cmdcm.features.pipeline import build_dataset
+from cmdcm.features.plan import EXAMPLES
+from cmdcm.features.spec import FeatureSpec
+from cmdcm.features.split import files_of
+from cmdcm.jobs.retrain.job import Decision, Request, retrain
+from cmdcm.jobs.retrain.plan import STEPS, extra
+from cmdcm.jobs.retrain.served import adopt
+from cmdcm.jobs.retrain.step_train import RUN
+from cmdcm.jobs.retrain.steps import Context, Done, find, run_step, step_key
+from cmdcm.jobs.retrain.window import Window
+from cmdcm.model.scoring import predict
+from cmdcm.model.trained import MODEL, load_model
+
+RETRAINED, YESTERDAY, NEVER = "retrained", "yesterday", "never"
+MIN_KNOWN = 3
+"""Promotions with known labels that a job needs: to train, validate and test."""
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """What became of one promotion.
+
+    Attributes:
+        promotion: The promotion.
+        as_of: The as-of instant (ISO).
+        decision: The job's decision.
+        models: Kind of model -> its directory.
+    """
+
+    promotion: str
+    as_of: str
+    decision: Decision
+    models: Mapping[str, Path]
+
+
+def replay(
+    config: Config,
+    output: Path,
+    promotions: Sequence[str] = (),
+    baselines: Sequence[str] = (),
+    lead_days: int = 7,
+) -> list[Replayed]:
+    """Runs the job before each promotion, one after the other; what is done is found again.
+
+    Args:
+        config: The configuration; `retrain.events` is the log.
+        output: Directory of the back-test.
+        promotions: Names; empty for all that the log covers with enough known ones before.
+        baselines: Names of models to train at each as-of instant.
+        lead_days: Days from the as-of instant to the opening of the window.
+
+    Raises:
+        DataError: There is no such promotion in the log.
+    """
+    places = {"work": str(output / "work"), "targets": (), "deadline_hours": 0.0}
+    config = config.model_copy(update={"retrain": config.retrain.model_copy(update=places)})
+    work = (output / "work").resolve()
+    replayed: list[Replayed] = []
+    for promotion in _chosen(config, promotions, lead_days):
+        instant_ms = promotion.pre_promotion_start_ms - lead_days * DAY_MS
+        as_of = datetime.fromtimestamp(instant_ms / 1000, UTC).isoformat()
+        before = _serving_at(replayed)
+        if before is None:
+            (work / "serving.json").unlink(missing_ok=True)
+        else:
+            adopt(work, before)
+        decision = retrain(
+            config,
+            Request(promotion.name, as_of, "gate", "cmdcm backtest"),
+            lambda instant_ms=instant_ms: instant_ms / 1000,  # type: ignore[misc]
+        )
+        logging.info("%s: %s", promotion.name, decision.reason)
+        models = dict(_models(decision, before, replayed))
+        if decision.outcome == "stopped" and decision.record["steps"]["gate"]:
+            adopt(work, _accepted(decision))
+        window = Window.of(config, promotion.name, as_of)
+        for name in baselines:
+            models[name] = _baseline(config, window, decision, name)
+        replayed.append(Replayed(promotion.name, as_of, decision, models))
+    return replayed
+
+
+def outcomes(config: Config, output: Path) -> Path:
+    """Makes the examples of the whole log, by which models are scored after the fact."""
+    target = output / "outcome"
+    if not (target / MANIFEST).exists():
+        build_dataset(open_event_log(location(config.retrain.events)), target, config)
+    return target
+
+
+def scored(replayed: Replayed, examples: Path) -> Iterator[tuple[str, pl.DataFrame]]:
+    """Yields kind of model and its predictions on a promotion's clicks, in the same order."""
+    manifest = read_manifest(examples, EXAMPLES)
+    days = [d for d, s in manifest["days"].items() if s["promotion"] == replayed.promotion]
+    if not days:
+        raise DataError(f"{examples} has no click of {replayed.promotion} with known labels")
+    spec = FeatureSpec.load(examples / "spec.json")
+    calendar = calendar_of(Config.load(examples / "config.json").calendar)
+    files = files_of(examples, tuple(sorted(days)))
+    frames: dict[Path, pl.DataFrame] = {}
+    for kind, directory in replayed.models.items():
+        if directory not in frames:
+            frames[directory] = predict(load_model(directory), files, spec, calendar)
+        yield kind, frames[directory]
+
+
+def _chosen(config: Config, names: Sequence[str], lead_days: int) -> list[Promotion]:
+    calendar = calendar_of(config.calendar)
+    log = open_event_log(location(config.retrain.events))
+    first, last = (
+        datetime.fromisoformat(log.manifest[f"{end}_timestamp"]).timestamp() * 1000
+        for end in ("first", "last")
+    )
+    covered = [
+        p
+        for p in calendar.promotions
+        if p.pre_promotion_start_ms >= first and p.promotion_end_ms <= last + DAY_MS
+    ]
+    able = [
+        p
+        for p in covered
+        if sum(q.promotion_end_ms <= p.pre_promotion_start_ms - lead_days * DAY_MS for q in covered)
+        >= MIN_KNOWN
+    ]
+    unknown = sorted(set(names) - {p.name for p in able})
+    if unknown:
+        raise ConfigError(
+            f"cannot replay {unknown}: the log covers {[p.name for p in covered]}, and a job needs "
+            f"{MIN_KNOWN} known ones before it"
+        )
+    chosen = [p for p in able if not names or p.name in names]
+    if not chosen:
+        raise DataError(
+            f"no promotion can be replayed: the log covers {[p.name for p in covered]}, and a job "
+            f"needs {MIN_KNOWN} known ones before it"
+        )
+    return chosen
+
+
+def _accepted(decision: Decision) -> dict[str, Any]:
+    """What later jobs should know of a model that the gate accepted."""
+    steps = decision.record["steps"]
+    features = steps["features"]
+    return {
+        "version": None,
+        "model": str(Path(steps["train"]["path"]) / RUN / MODEL),
+        "identity": steps["train"]["summary"]["digest"],
+        "features": features["summary"]["digest"],
+        "examples": str(Path(features["path"]) / EXAMPLES),
+        "base": _base(steps),
+        "promotion": decision.record["window"]["promotion"],
+        "as_of": decision.record["window"]["as_of"],
+    }
+
+
+def _base(steps: Mapping[str, Any]) -> dict[str, str] | None:
+    start = steps["train"]["summary"]["warm_start"]
+    if not start:
+        return None
+    done = read_json(Path(start).parents[1] / "step.json", "result of a step")
+    return {"model": start, "identity": done["summary"]["digest"]}
+
+
+def _serving_at(replayed: Sequence[Replayed]) -> dict[str, Any] | None:
+    """The model that serves after some promotions were replayed."""
+    accepted = [r.decision for r in replayed if r.decision.outcome == "stopped"]
+    return _accepted(accepted[-1]) if accepted else None
+
+
+def _models(
+    decision: Decision, before: Mapping[str, Any] | None, replayed: Sequence[Replayed]
+) -> Iterator[tuple[str, Path]]:
+    accepted = decision.outcome == "stopped"
+    if accepted:
+        yield RETRAINED, Path(_accepted(decision)["model"])
+    elif before is not None:
+        yield RETRAINED, Path(before["model"])
+    if before is not None:
+        yield YESTERDAY, Path(before["model"])
+        first = next(r.decision for r in replayed if r.decision.outcome == "stopped")
+        yield NEVER, Path(_accepted(first)["model"])
+
+
+def _baseline(config: Config, window: Window, decision: Decision, name: str) -> Path:
+    """Trains a baseline on the examples that the job made; its step is found again like others."""
+    model = config.model.model_copy(update={"name": name})
+    training = config.training.model_copy(update={"warm_start": ""})
+    config = window.settings(config).model_copy(update={"model": model, "training": training})
+    steps = decision.record["steps"]
+    if "validate" not in steps:
+        raise DataError(f"{decision.reason}: no examples to train {name} on")
+    done = {
+        step: Done(Path(d["path"]), d["summary"], d["seconds"], d["peak_mib"])
+        for step, d in steps.items()
+    }
+    context = Context(config, window, done)
+    train = next(step for step in STEPS if step.name == "train")
+    key = step_key(train, context, extra(train, context))
+    made = find(train, key, context.work) or run_step(train, context, key)
+    return made.path / RUN / MODEL

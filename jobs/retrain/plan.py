@@ -1,0 +1,107 @@
+"""The steps of the job in order, and what else than inputs and settings determines each."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from cmdcm.core.errors import ConfigError
+from cmdcm.core.locations import location
+from cmdcm.jobs.retrain.snapshot import source_fingerprint
+from cmdcm.jobs.retrain.steps import Context, Step, names
+
+STEPS = (
+    Step("snapshot", (), (), "cmdcm.jobs.retrain.step_snapshot"),
+    Step("check", ("snapshot",), ("calendar", "retrain"), "cmdcm.jobs.retrain.step_check"),
+    Step(
+        "features",
+        ("snapshot", "check"),
+        ("calendar", "labels", "features"),
+        "cmdcm.jobs.retrain.step_features",
+    ),
+    Step(
+        "validate",
+        ("features",),
+        ("validation", "split"),
+        "cmdcm.jobs.retrain.step_validate",
+    ),
+    Step(
+        "train",
+        ("features", "validate"),
+        ("seed", "model", "training", "calibration", "split"),
+        "cmdcm.jobs.retrain.step_train",
+    ),
+    Step(
+        "evaluate",
+        ("features", "train"),
+        ("seed", "evaluation", "split"),
+        "cmdcm.jobs.retrain.step_evaluate",
+    ),
+    Step(
+        "gate",
+        ("features", "validate", "train", "evaluate"),
+        ("seed", "evaluation", "gate", "export", "split"),
+        "cmdcm.jobs.retrain.step_gate",
+    ),
+    Step(
+        "export",
+        ("features", "train", "evaluate", "gate"),
+        ("export",),
+        "cmdcm.jobs.retrain.step_export",
+        effect=True,
+    ),
+    Step("infra", ("export",), ("export",), "cmdcm.jobs.retrain.step_infra"),
+    Step(
+        "register",
+        ("export", "infra", "gate", "train", "features"),
+        (),
+        "cmdcm.jobs.retrain.step_register",
+        effect=True,
+    ),
+    Step("canary", ("register",), ("rollout",), "cmdcm.jobs.retrain.step_canary", effect=True),
+    Step("promote", ("canary",), ("rollout",), "cmdcm.jobs.retrain.step_promote", effect=True),
+)
+"""The steps, each after those that it needs."""
+
+
+def until(name: str) -> tuple[Step, ...]:
+    """Returns the steps up to one, all of them for an empty name."""
+    if not name:
+        return STEPS
+    if name not in names(STEPS):
+        raise ConfigError(f"--until {name}: there is no such step; there are {names(STEPS)}")
+    return STEPS[: names(STEPS).index(name) + 1]
+
+
+def extra(step: Step, context: Context) -> dict[str, Any]:
+    """Returns what else determines a step's result."""
+    config, window = context.config, context.window
+    values: Mapping[str, Any]
+    match step.name:
+        case "snapshot":
+            values = {
+                "source": source_fingerprint(location(config.retrain.events), window.last_day),
+                "as_of_ms": window.as_of_ms,
+                "timezone": window.calendar.timezone,
+            }
+        case "check":
+            values = {"last_day": window.last_day}
+        case "validate":
+            against = context.serving and context.serving["features"]
+            same = against == context.done["features"].digest
+            values = {"against": None if same else against}
+        case "train":
+            values = {"base": context.base and context.base["identity"]}
+        case "evaluate" | "gate":
+            values = {
+                "serving": context.serving and context.serving["identity"],
+                "columns": list(config.gate.slice_columns),
+            }
+        case "export" | "register":
+            values = {"output": config.retrain.output, "registry": config.tracking.uri}
+        case "canary" | "promote":
+            values = {
+                "targets": list(config.retrain.targets),
+                "from": context.serving and context.serving["identity"],
+            }
+        case _:
+            values = {}
+    return dict(values)

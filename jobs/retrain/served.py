@@ -1,0 +1,52 @@
+"""Which trained model serves, and what is known of each published version.
+
+`WORK/versions/N.json` is the lineage of version N: its trained model and what that was made of.
+With servers the label `stable` of the model config file says which version serves, so that a
+roll-back by hand is seen; without them `WORK/serving.json`.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cmdcm.core.config import Config
+from cmdcm.core.files import read_json, staged_file, write_json
+
+SERVING = "serving.json"
+
+
+def lineage_path(work: Path, version: int) -> Path:
+    """Returns where the lineage of a version stands."""
+    return work / "versions" / f"{version}.json"
+
+
+def write_lineage(work: Path, lineage: Mapping[str, Any]) -> None:
+    """Writes the lineage of a version; its number is `version`."""
+    with staged_file(lineage_path(work, int(lineage["version"]))) as staging:
+        write_json(staging, dict(lineage))
+
+
+def adopt(work: Path, model: Mapping[str, Any]) -> None:
+    """Makes a model the serving one of a job without servers."""
+    with staged_file(work / SERVING) as staging:
+        write_json(staging, dict(model))
+
+
+def serving_model(config: Config, work: Path) -> dict[str, Any] | None:
+    """Returns what is known of the serving model, None where there is none that a job made.
+
+    Its keys: `version` (None where it was not exported), `model` (directory), `identity`, `base`
+    (the model that it started from), `features` (digest), `examples` (directory), `promotion`,
+    `as_of`.
+    """
+    if config.serving.model_config_file and config.retrain.targets:
+        # Loads the protos of TensorFlow Serving, which a job without servers does not need.
+        from cmdcm.jobs.rollout.config_file import STABLE, ModelConfigFile, placement_of
+
+        file = ModelConfigFile(Path(config.serving.model_config_file), config.export.name)
+        stable = placement_of(file.entry()).labels.get(STABLE)
+        if stable is None or not lineage_path(work, stable).exists():
+            return None
+        return dict(read_json(lineage_path(work, stable), "lineage"))
+    path = work / SERVING
+    return dict(read_json(path, "serving model")) if path.exists() else None

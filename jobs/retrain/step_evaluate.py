@@ -1,0 +1,42 @@
+"""Step `evaluate`: the candidate and the serving model on the same test clicks."""
+
+from pathlib import Path
+from typing import Any
+
+from cmdcm.export.gate_run import incomparable, scored
+from cmdcm.features.dataset import ExampleSet
+from cmdcm.features.plan import EXAMPLES
+from cmdcm.jobs.retrain.step_train import RUN
+from cmdcm.jobs.retrain.steps import Context, digest_of
+from cmdcm.model.evaluation import evaluate, save_evaluation
+from cmdcm.model.trained import MODEL
+
+SERVING = "serving"
+
+
+def run(context: Context, output: Path) -> dict[str, Any]:
+    """Writes `evaluation.json` and the predictions into the step's directory."""
+    config = context.config
+    data = ExampleSet.open(context.done["features"].path / EXAMPLES, config.split)
+    name: str = config.model.name
+    frames = {name: scored(context.done["train"].path / RUN / MODEL, data, config)}
+    why = ""
+    if context.serving is not None:
+        directory = Path(context.serving["model"])
+        why = incomparable(directory, data)
+        if not why:
+            frames[SERVING] = scored(directory, data, config)
+    for model, frame in frames.items():
+        part = "candidate" if model == name else SERVING
+        frame.write_parquet(output / f"{part}.parquet")
+    baseline = SERVING if SERVING in frames else None
+    result = evaluate(frames, config.evaluation, config.seed, baseline)
+    save_evaluation(result, output / "evaluation.json")
+    head = result["models"][name]["heads"]["conversion"]
+    return {
+        "digest": digest_of(result["models"]),
+        "rows": len(frames[name]),
+        "incomparable": why,
+        "metrics": {m: head["metrics"][m] for m in ("auc", "log_loss", "pcoc")},
+        "against_serving": head["differences"],
+    }
