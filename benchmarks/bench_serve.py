@@ -44,6 +44,7 @@ Send = Callable[[Mapping[str, Any], Mapping[str, Any]], object]
 
 TARGET_SIZE = 500
 TURNS = 10
+INTRA_OP_THREADS = 1  # docs/deployment.md says why
 _MAX_BYTES = 64 << 20
 
 
@@ -59,6 +60,7 @@ def main(arguments: list[str]) -> int:
     found: dict[tuple[str, int], Summary] = {}
     with tempfile.TemporaryDirectory() as folder:
         flags = [f"--model_base_path={base}", f"--model_name={NAME}", "--rest_api_port=-1"]
+        flags.append(f"--tensorflow_intra_op_parallelism={INTRA_OP_THREADS}")
         with server_process(Path(folder, "log"), *flags) as server:
             for size in SIZES:
                 for way, summary in _measure(server, base, size, args.seconds, args.warmup).items():
@@ -185,7 +187,7 @@ def _overhead(server: ServerProcess, base: Path, calls: int) -> dict[str, float]
         and request.inputs["item_id"].tensor_shape.dim[0].size == TARGET_SIZE
     )
     arrays = from_protos(request.inputs, _MAX_BYTES)
-    servable = load_servable(base / str(version), NAME, version)
+    servable = load_servable(base / str(version), NAME, version, intra_op_threads=INTRA_OP_THREADS)
     times: dict[str, list[float]] = {"served": [], "in_process": []}
     cpu = {"served": 0.0, "in_process": 0.0}
     with grpc.insecure_channel(server.target) as channel:

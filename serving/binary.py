@@ -28,6 +28,9 @@ _SAME_NAME_UNLESS_ZERO = (
     "grpc_max_threads",
     "rest_api_num_threads",
     "model_config_file_poll_wait_seconds",
+    "tensorflow_session_parallelism",
+    "tensorflow_intra_op_parallelism",
+    "tensorflow_inter_op_parallelism",
 )
 
 

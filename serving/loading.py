@@ -22,6 +22,8 @@ def load_servable(
     make_runner: Callable[[Servable], Runner] | None = None,
     *,
     warm: bool = True,
+    intra_op_threads: int = 0,
+    inter_op_threads: int = 0,
 ) -> Servable:
     """Verifies, loads and warms up the version directory `path`.
 
@@ -30,7 +32,11 @@ def load_servable(
         name: Name of the model.
         version: Number of the version.
         make_runner: How `Servable.predict` runs signatures; None for one run of the graph a call.
-        warm: Run its warm-up requests.
+        warm: Run its warm-up requests. They go by themselves past `make_runner`: a batcher would
+            refuse those that have the user once, and the graph that they warm is the same.
+        intra_op_threads: Threads that share one operation; 0 for one a CPU. TensorFlow has one pool
+            of them in a process, and the first session decides.
+        inter_op_threads: Operations that run at once, decided likewise; 0 for one a CPU.
 
     Raises:
         StatusError: DATA_LOSS, the files differ from the manifest; FAILED_PRECONDITION, the graph
@@ -38,14 +44,17 @@ def load_servable(
             the warm-up request that failed.
     """
     path = Path(path)
+    config = _session_config(intra_op_threads, inter_op_threads)
     try:
         _verify(path)
-        session = tf.compat.v1.Session(graph=tf.Graph(), config=_session_config())
+        session = tf.compat.v1.Session(graph=tf.Graph(), config=config)
         try:
             meta_graph = load_into_session(session, path)
-            servable = Servable(name, version, session, meta_graph.signature_def, make_runner)
+            servable = Servable(name, version, session, meta_graph.signature_def)
             if warm:
                 warm_up(servable, path)
+            if make_runner is not None:
+                servable.run_by(make_runner(servable))
         except BaseException:
             session.close()
             raise
@@ -55,8 +64,11 @@ def load_servable(
     return servable
 
 
-def _session_config() -> tf.compat.v1.ConfigProto:
-    config = tf.compat.v1.ConfigProto()
+def _session_config(intra_op_threads: int, inter_op_threads: int) -> tf.compat.v1.ConfigProto:
+    config = tf.compat.v1.ConfigProto(
+        intra_op_parallelism_threads=intra_op_threads,
+        inter_op_parallelism_threads=inter_op_threads,
+    )
     # TensorFlow's idle threads search for work before they sleep. While a single request is
     # answered that takes a fifth of the processor time, from the threads that should answer it.
     config.experimental.disable_thread_spinning = True

@@ -32,8 +32,6 @@ class Servable:
         version: Number of the version.
         session: Holds the restored graph; the servable closes it.
         signatures: The model's SignatureDefs by name.
-        make_runner: Returns what `predict` runs signatures by, such as a batcher of `run`; None
-            for `run` itself.
 
     Attributes:
         name: Name of the model.
@@ -47,7 +45,6 @@ class Servable:
         version: int,
         session: tf.compat.v1.Session,
         signatures: Mapping[str, meta_graph_pb2.SignatureDef],
-        make_runner: Callable[["Servable"], Runner] | None = None,
     ):
         self.name = name
         self.version = version
@@ -58,7 +55,11 @@ class Servable:
         # A callable keeps feeds and fetches resolved: with fifty inputs a call costs 0.09 ms of
         # overhead, `session.run` 1.7 ms. Keras 2 runs its v1 functions through the same method.
         self._callable = functools.lru_cache(maxsize=_MAX_CALLABLES)(self._make_callable)
-        self._runner = self.run if make_runner is None else make_runner(self)
+        self._runner: Runner = self.run
+
+    def run_by(self, runner: Runner) -> None:
+        """Has `predict` run signatures by `runner`, such as a batcher of `run`, and not at once."""
+        self._runner = runner
 
     def close(self) -> None:
         """Frees the model; no `predict` may be running."""

@@ -154,9 +154,16 @@ class EmbeddedServer:
     def _load(self, path: Path, name: str, version: int) -> Servable:
         started = time.perf_counter()
         servable = None
+        both = self.config.tensorflow_session_parallelism
         try:
             servable = load_servable(
-                path, name, version, self._runner, warm=self.config.enable_model_warmup
+                path,
+                name,
+                version,
+                self._runner,
+                warm=self.config.enable_model_warmup,
+                intra_op_threads=both or self.config.tensorflow_intra_op_parallelism,
+                inter_op_threads=both or self.config.tensorflow_inter_op_parallelism,
             )
         finally:
             seconds = time.perf_counter() - started

@@ -56,6 +56,10 @@ class ServingConfig(Section):
         enable_batching: Run concurrent requests of a signature as one.
         batching_parameters_file: Text proto of BatchingParameters; empty for the defaults.
         enable_model_warmup: Run a version's warm-up requests before it serves.
+        tensorflow_session_parallelism: Threads of one operation, and operations at once; 0 to go by
+            the next two.
+        tensorflow_intra_op_parallelism: Threads that share one operation; 0 for one a CPU.
+        tensorflow_inter_op_parallelism: Operations that run at once; 0 for one a CPU.
         max_num_load_retries: How often a version that cannot be loaded is tried again.
         load_retry_interval_micros: How long after the attempt before.
         allow_version_labels_for_unavailable_models: Let new labels name versions that do not
@@ -83,6 +87,9 @@ class ServingConfig(Section):
     enable_batching: bool = False
     batching_parameters_file: str = ""
     enable_model_warmup: bool = True
+    tensorflow_session_parallelism: int = Field(0, ge=0)
+    tensorflow_intra_op_parallelism: int = Field(0, ge=0)
+    tensorflow_inter_op_parallelism: int = Field(0, ge=0)
     max_num_load_retries: int = Field(5, ge=0)
     load_retry_interval_micros: int = Field(60_000_000, ge=0)
     allow_version_labels_for_unavailable_models: bool = False

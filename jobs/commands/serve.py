@@ -54,6 +54,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     switch("enable_batching", "run concurrent requests as one")
     setting("batching_parameters_file", "text proto of BatchingParameters")
     switch("enable_model_warmup", "run a version's warm-up requests before it serves")
+    setting("tensorflow_session_parallelism", "sets the next two where it is not 0", int)
+    setting("tensorflow_intra_op_parallelism", "threads of one operation; 0 for one a CPU", int)
+    setting("tensorflow_inter_op_parallelism", "operations at once; 0 for one a CPU", int)
     setting("max_num_load_retries", "how often a version that cannot be loaded is retried", int)
     setting("load_retry_interval_micros", "microseconds between these attempts", int)
     switch(

@@ -52,11 +52,12 @@ def settings_of(group: Group, config: Config) -> ServerGroupConfig:
 
 
 def session_threads(group: Group, settings: ServerGroupConfig) -> int:
-    """Returns TensorFlow's threads for one request.
+    """Returns how many of TensorFlow's operations run at once, each by one thread.
 
     Left to itself TensorFlow takes the machine's number of CPUs, not the container's, and is then
-    throttled. Without batching a request may use all CPUs of its server, for latency. With it there
-    are as many batches at once as CPUs, and one thread each costs the least CPU.
+    throttled. Without batching a request may use all CPUs of its server, for latency: by
+    operations that run at once, since to share one of these short operations costs more than it
+    saves. With it there are as many batches at once as CPUs, and one thread each costs the least.
     """
     return 1 if group.batched else settings.cpus
 
@@ -70,6 +71,7 @@ def server_command(group: Group, config: Config) -> list[str]:
     ]
     if config.serving.grpc_channel_arguments:
         arguments.append(config.serving.grpc_channel_arguments)
+    threads = session_threads(group, settings_of(group, config))
     changes = {
         "port": GRPC_PORT,
         "rest_port": REST_PORT,
@@ -82,6 +84,9 @@ def server_command(group: Group, config: Config) -> list[str]:
         # file in the container is the new one, too.
         "model_config_file_poll_wait_seconds": 0.0,
         "monitoring_config_file": f"{CONFIG_FOLDER}/{MONITORING}",
+        "tensorflow_session_parallelism": 0,
+        "tensorflow_intra_op_parallelism": 1,
+        "tensorflow_inter_op_parallelism": threads,
         "enable_batching": group.batched,
         "batching_parameters_file": f"{CONFIG_FOLDER}/{BATCHING}" if group.batched else "",
         # Warm-up requests go the way of all requests: under batching those of the other signature
@@ -91,8 +96,4 @@ def server_command(group: Group, config: Config) -> list[str]:
         "allow_version_labels_for_unavailable_models": True,
     }
     serving = ServingConfig(**{**config.serving.model_dump(), **changes})
-    threads = session_threads(group, settings_of(group, config))
-    return [
-        *binary_command(BINARY, serving, None, config.export.name),
-        f"--tensorflow_session_parallelism={threads}",
-    ]
+    return binary_command(BINARY, serving, None, config.export.name)

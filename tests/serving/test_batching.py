@@ -1,6 +1,5 @@
 """The batch scheduler alone, with a stand-in for the graph, and in a running server."""
 
-import shutil
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -262,14 +261,10 @@ def test_a_server_batches(exports, tmp_path):
         )
 
 
-def test_a_server_with_batching_refuses_user_once_requests(exports, tmp_path):
-    base = tmp_path / "base"
-    # Without its manifest, which lists the warm-up requests: they are user-once, and would fail the
-    # load, as they do in tensorflow_model_server.
-    ignored = shutil.ignore_patterns("manifest.json", "tf_serving_warmup_requests")
-    shutil.copytree(exports / "tiny" / "1", base / "1", ignore=ignored)
+def test_a_server_with_batching_refuses_user_once_requests(exports):
+    # Its warm-up requests are user-once, too: they go past the batcher.
     config = ServingConfig(port=0, rest_port=-1, enable_batching=True)
-    with EmbeddedServer(base, "tiny", config) as server:
+    with EmbeddedServer(exports / "tiny", "tiny", config) as server:
         stubs = Stubs(server.target)
         error = failure(stubs.prediction.Predict, candidates_request(3))
         assert (error.code(), error.details()) == (

@@ -11,6 +11,7 @@ from tensorflow_serving.apis import prediction_log_pb2
 from cmdcm.serving import warmup
 from cmdcm.serving.inference import CLASSIFY_METHOD, REGRESS_METHOD
 from cmdcm.serving.loading import load_servable
+from cmdcm.serving.servable import Servable
 from cmdcm.serving.status import StatusError
 from cmdcm.serving.warmup import MAX_WARMUP_RECORDS, WARMUP_FILE
 from cmdcm.tests.serving import models
@@ -87,16 +88,15 @@ def examples_path(exports, tmp_path):
     return tmp_path / "1"
 
 
-def test_each_kind_of_record_is_run(examples_path):
+def test_each_kind_of_record_is_run(examples_path, monkeypatch):
     ran = []
+    run_graph = Servable.run
 
-    def make_runner(servable):
-        def run(signature_name, fed, outputs):
-            ran.append((signature_name, len(fed[0])))
-            return servable.run(signature_name, fed, outputs)
+    def run(servable, signature_name, fed, outputs):
+        ran.append((signature_name, len(fed[0])))
+        return run_graph(servable, signature_name, fed, outputs)
 
-        return run
-
+    monkeypatch.setattr(Servable, "run", run)
     write_logs(
         examples_path,
         examples_log("classify_log", "labels_only"),
@@ -104,7 +104,7 @@ def test_each_kind_of_record_is_run(examples_path):
         examples_log("multi_inference_log", "classify"),
         prediction_log_pb2.PredictionLog(),
     )
-    load_servable(examples_path, "m", 1, make_runner).close()
+    load_servable(examples_path, "m", 1).close()
     assert ran == [("labels_only", 1), ("regress_column", 1), ("classify", 1), ("regress", 1)]
 
 

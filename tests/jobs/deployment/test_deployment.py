@@ -218,7 +218,8 @@ def test_only_the_servers_of_serving_default_batch(written):
     assert batching == {"candidates": False, "examples": True}
     assert "enable_model_warmup" not in flags(commands["candidates"])
     assert flags(commands["examples"])["enable_model_warmup"] == "false"
-    threads = {n: flags(c)["tensorflow_session_parallelism"] for n, c in commands.items()}
+    assert {flags(c)["tensorflow_intra_op_parallelism"] for c in commands.values()} == {"1"}
+    threads = {n: flags(c)["tensorflow_inter_op_parallelism"] for n, c in commands.items()}
     assert threads == {"candidates": "2", "examples": "1"}
 
 
@@ -226,9 +227,7 @@ def test_only_the_servers_of_serving_default_batch(written):
 def test_flags_are_those_that_the_embedded_server_takes(written, name):
     command = pod(written, name)["containers"][0]["command"]
     assert command[0] == "tensorflow_model_server"
-    known = flags(command)
-    assert known.pop("tensorflow_session_parallelism").isdecimal()  # of the real server alone
-    parse(serve, *(f"--{flag}={value}" for flag, value in known.items()))
+    parse(serve, *(f"--{flag}={value}" for flag, value in flags(command).items()))
 
 
 def test_the_image_is_small_and_not_root(written):

@@ -36,7 +36,6 @@ def embedded(tiny: Path, name: str) -> EmbeddedServer:
     """The embedded server with the flags of a group's command, but for ports and folders."""
     command = pod(tiny, name)["containers"][0]["command"]
     known = {k: v.replace("/config/", f"{tiny}/config/") for k, v in flags(command).items()}
-    del known["tensorflow_session_parallelism"]
     args = vars(parse(serve, *(f"--{flag}={value}" for flag, value in known.items())))
     given = {k: v for k, v in args.items() if k in ServingConfig.model_fields and v is not None}
     return EmbeddedServer(config=ServingConfig(**{**given, "port": 0, "rest_port": 0}))
