@@ -5,10 +5,13 @@ import shutil
 
 import grpc
 import pytest
+import tensorflow as tf
 from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
 
+from cmdcm.core.config import ServingConfig
 from cmdcm.core.files import MANIFEST, write_manifest
 from cmdcm.serving.loading import load_servable
+from cmdcm.serving.server import EmbeddedServer
 from cmdcm.serving.status import StatusError
 from cmdcm.serving.warmup import WARMUP_FILE
 from cmdcm.tests.serving.models import write_banned_model
@@ -97,3 +100,21 @@ def test_an_asset_of_tensorflow_1_outside_the_version_is_refused(exports, tmp_pa
     error = load_error(tmp_path / "1")
     assert error.code == grpc.StatusCode.FAILED_PRECONDITION
     assert "leads out of the assets folder" in str(error)
+
+
+def test_threads_are_those_asked_for(exports, monkeypatch):
+    configs = []
+    session = tf.compat.v1.Session
+
+    def recorded(*args, config, **kwargs):
+        configs.append(config)
+        return session(*args, config=config, **kwargs)
+
+    monkeypatch.setattr(tf.compat.v1, "Session", recorded)
+    settings = {"tensorflow_intra_op_parallelism": 1, "tensorflow_inter_op_parallelism": 3}
+    for given in (settings, {**settings, "tensorflow_session_parallelism": 2}):
+        config = ServingConfig(port=0, rest_port=-1, **given)
+        with EmbeddedServer(exports / "tiny", "tiny", config):
+            pass
+    threads = [(c.intra_op_parallelism_threads, c.inter_op_parallelism_threads) for c in configs]
+    assert threads == [(1, 3), (2, 2)]
