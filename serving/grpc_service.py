@@ -39,6 +39,7 @@ THREADS = 4 * (os.cpu_count() or 1)
 """Threads that run calls unless told otherwise, as many as tensorflow_model_server has."""
 
 _CALLS_A_THREAD = 32
+_FRAME_BYTES = 1 << 20
 _UNIX = "unix:"
 
 
@@ -163,6 +164,8 @@ class GrpcServer:
             "grpc.max_receive_message_length": options.max_message_bytes,
             "grpc.max_send_message_length": options.max_message_bytes,
             "grpc.so_reuseport": 0,  # a second server on a busy port should fail
+            # A request of 500 candidates has 440 KB: in frames of 16 KB it takes 0.2 ms longer.
+            "grpc.http2.max_frame_size": _FRAME_BYTES,
             **dict(options.channel_arguments),
         }
         self._health = health.HealthServicer()

@@ -5,12 +5,13 @@ from pathlib import Path
 
 import grpc
 import tensorflow as tf
+from tensorflow.core.protobuf.rewriter_config_pb2 import RewriterConfig
 
 from cmdcm.core.errors import CmdcmError
 from cmdcm.core.files import MANIFEST, verify_manifest
 from cmdcm.export.trust import check_saved_model
 from cmdcm.serving.servable import Runner, Servable
-from cmdcm.serving.session_loader import load_into_session
+from cmdcm.serving.session_loader import has_free_columns, load_into_session
 from cmdcm.serving.status import StatusError, from_exception
 from cmdcm.serving.warmup import warm_up
 
@@ -44,9 +45,13 @@ def load_servable(
             the warm-up request that failed.
     """
     path = Path(path)
-    config = _session_config(intra_op_threads, inter_op_threads)
     try:
         _verify(path)
+        config = _session_config(intra_op_threads, inter_op_threads)
+        if has_free_columns(path):
+            # On a matmul with bias and activation that TensorFlow has fused, and whose kernel has
+            # no columns, oneDNN ends the process: a request for such a model could.
+            config.graph_options.rewrite_options.remapping = RewriterConfig.OFF
         session = tf.compat.v1.Session(graph=tf.Graph(), config=config)
         try:
             meta_graph = load_into_session(session, path)

@@ -35,6 +35,16 @@ def load_into_session(session: tf.compat.v1.Session, path: Path) -> meta_graph_p
     return loaded
 
 
+def has_free_columns(path: Path) -> bool:
+    """Returns whether a request can choose more of an input's shape than its first dimension."""
+    return any(
+        info.tensor_shape.unknown_rank or any(dim.size < 0 for dim in info.tensor_shape.dim[1:])
+        for meta_graph in loader_impl.parse_saved_model(str(path)).meta_graphs
+        for signature in meta_graph.signature_def.values()
+        for info in signature.inputs.values()
+    )
+
+
 class _PiecewiseLoader(loader_impl.SavedModelLoader):
     def load_graph(self, graph: tf.Graph, tags: list[str], *args: Any, **kwargs: Any) -> Any:
         graph_def = self.get_meta_graph_def_from_tags(tags).graph_def

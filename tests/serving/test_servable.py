@@ -139,3 +139,22 @@ def test_a_runner_stands_between_predict_and_the_graph(exports):
     assert got["y"].tolist() == [[10.0]] * 3
     assert calls == [("serving_default", [3], ("y",))]
     servable.close()
+
+
+def test_a_kernel_without_columns_ends_no_process(tmp_path):
+    """With its fused operations TensorFlow hands oneDNN a matmul that ends the process."""
+    graph = tf.Graph()
+    with graph.as_default(), tf.compat.v1.Session() as session:
+        x = tf.compat.v1.placeholder(tf.float32, [None, 16])
+        rows = tf.compat.v1.placeholder(tf.float32, [None, None])
+        kernel = tf.reshape(tf.transpose(rows)[:, :, tf.newaxis] * tf.ones([1, 16]), [16, -1])
+        bias = tf.reshape(tf.zeros([tf.shape(rows)[0], 16]), [-1])
+        y = tf.nn.relu(tf.nn.bias_add(x @ kernel, bias))
+        tf.compat.v1.saved_model.simple_save(
+            session, str(tmp_path / "1"), {"x": x, "rows": rows}, {"y": y}
+        )
+    servable = load_servable(tmp_path / "1", "m", 1)
+    for count in (2, 0):
+        inputs = {"x": np.ones((5, 16), np.float32), "rows": np.ones((count, 16), np.float32)}
+        assert servable.predict("", inputs)["y"].shape == (5, 16 * count)
+    servable.close()
