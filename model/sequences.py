@@ -76,15 +76,22 @@ class TargetAttention(SequenceEncoder):
         self.age = tf.keras.layers.Dense(units)
         self.score = tf.keras.layers.Dense(1, use_bias=False)
 
+    def build(self, input_shape: tf.TensorShape) -> None:
+        """Creates the weights that are used without their layers; keys are as wide as queries."""
+        self.key.build(input_shape)
+        self.product.build(input_shape)
+        super().build(input_shape)
+
     def call(
         self, query: tf.Tensor, keys: tf.Tensor, mask: tf.Tensor, ages: tf.Tensor
     ) -> tf.Tensor:
         """See the class."""
-        history = self.key(keys) + self.age(ages)
-        product = self.product(query[:, tf.newaxis, :] * keys)
-        hidden = tf.nn.relu(self.query(query)[:, tf.newaxis, :] + history + product)
+        # K k + P (q * k) = (K + P diag(q)) k: one matmul, and no q * k for every position.
+        kernel = self.key.kernel + query[:, :, tf.newaxis] * self.product.kernel
+        history = tf.matmul(keys, kernel) + self.age(ages)
+        hidden = tf.nn.relu(self.query(query)[:, tf.newaxis, :] + history)
         weights = self.weights_of(tf.squeeze(self.score(hidden), axis=-1), mask)
-        return tf.reduce_sum(weights[:, :, tf.newaxis] * keys, axis=1)
+        return tf.squeeze(tf.matmul(weights[:, tf.newaxis, :], keys), axis=1)
 
     def weights_of(self, scores: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
         """Turns scores [N, L] into the weights of the keys; zero where `mask` [U, L] is False."""
