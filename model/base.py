@@ -292,7 +292,7 @@ class RankingModel(tfrs.Model):
                 }
             return outputs
 
-        return tf.function(scored, reduce_retracing=True)
+        return tf.function(scored, reduce_retracing=True, autograph=False)
 
     @property
     def table_variables(self) -> list[tf.Variable]:

@@ -86,7 +86,7 @@ def _compiled(
     prefix: Callable[[Tensors], list[tf.Tensor]], place: Place, batch: Any
 ) -> Callable[[], None]:
     """Returns a call that has run once, so that it is compiled."""
-    compiled = tf.function(lambda batch: place.strategy.run(prefix, args=(batch,)))
+    compiled = tf.function(lambda batch: place.strategy.run(prefix, args=(batch,)), autograph=False)
 
     def call() -> None:
         compiled(batch)

@@ -51,7 +51,7 @@ class Steps:
             dataset = strategy.distribute_datasets_from_function(own)
         if self._compiled is None:
             signature = [dataset.element_spec, tf.TensorSpec([], tf.bool)]
-            self._compiled = tf.function(self._step, input_signature=signature)
+            self._compiled = tf.function(self._step, input_signature=signature, autograph=False)
         return iter(dataset)
 
     def take(self, batch: Any, stop: bool = False) -> Pending:
