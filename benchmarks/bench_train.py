@@ -100,7 +100,7 @@ def peer_python() -> Path:
     done = PEER / "requirements.txt"
     if not done.exists() or done.read_text() != "\n".join(REQUIREMENTS):
         subprocess.run([sys.executable, "-m", "venv", "--clear", PEER], check=True)
-        install = [python, "-m", "pip", "install", "--quiet", *REQUIREMENTS]
+        install = [str(python), "-m", "pip", "install", "--quiet", *REQUIREMENTS]
         subprocess.run(install, check=True)
         done.write_text("\n".join(REQUIREMENTS))
     return python
@@ -145,7 +145,7 @@ def peer_input(spec: FeatureSpec, files: Sequence[Path], folder: Path) -> tuple[
         "tasks": len(LABELS),
         "threads": os.cpu_count(),
     }
-    columns, arrays = training_columns(spec), dict[str, np.ndarray]()
+    columns, arrays = training_columns(spec), dict[str, Any]()
     batches = examples(
         files, spec, batch_size=config.training.batch_size, columns=columns, shuffle_seed=0
     )

@@ -2,8 +2,9 @@
 
 import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import tensorflow as tf
 
@@ -12,6 +13,7 @@ from cmdcm.benchmarks.harness import BUILD
 from cmdcm.core.config import Config
 from cmdcm.features.dataset import ExampleSet
 from cmdcm.features.input import examples
+from cmdcm.features.records import Shares
 from cmdcm.features.spec import FeatureSpec
 from cmdcm.model.base import RankingModel
 from cmdcm.model.inputs import Tensors
@@ -95,7 +97,7 @@ class Trainee:
     ):
         config = Config()
         self.batch_size = batch_size
-        self._read = {
+        self._read: dict[str, Any] = {
             "columns": training_columns(spec),
             "shuffle_seed": seed,
             "shuffle_buffer": config.training.shuffle_buffer,
@@ -120,13 +122,17 @@ class Trainee:
         )
         self._steps = steps
 
-        def read(epoch: int) -> tf.data.Dataset:
-            if batch is not None:
-                return tf.data.Dataset.from_tensors(batch).repeat()
-            return examples(files, spec, batch_size=batch_size, epoch=epoch, **self._read)
+        def read(epoch: int) -> Iterator[Any]:
+            def dataset(shares: Shares) -> tf.data.Dataset:
+                if batch is not None:
+                    return tf.data.Dataset.from_tensors(batch).repeat()
+                return examples(
+                    files, spec, batch_size=batch_size, shares=shares, epoch=epoch, **self._read
+                )
 
-        epochs = (steps.batches(lambda _, n=epoch: read(n)) for epoch in itertools.count())
-        self._batches = itertools.chain.from_iterable(epochs)
+            return steps.batches(dataset)
+
+        self._batches = itertools.chain.from_iterable(map(read, itertools.count()))
 
     def take(self, steps: int) -> tuple[float, float]:
         """Takes steps; returns their seconds, and how many of these it waited for batches."""

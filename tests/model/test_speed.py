@@ -36,7 +36,7 @@ def clock(monkeypatch):
 
 def train(watcher: Speed, clock: Clock, count: int) -> list[int]:
     """Takes a step with each batch; the very first one compiles for long."""
-    seen = []
+    seen: list[int] = []
     for batch in watcher.watch(clock.batches(count)):
         clock.seconds += STEP if seen or watcher._count > 1 else 1000.0
         seen.append(batch)
