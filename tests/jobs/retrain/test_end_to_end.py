@@ -1,0 +1,140 @@
+"""The real job on the small world: first model, nothing new, and a second model on live servers."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from cmdcm.core.config import Config, ServingConfig, load_config
+from cmdcm.core.files import read_json, read_manifest
+from cmdcm.jobs.main import main, parse
+from cmdcm.jobs.registry.registry import Registry
+from cmdcm.jobs.retrain.job import Request, retrain
+from cmdcm.jobs.rollout.audit import audit_path
+from cmdcm.jobs.rollout.config_file import ModelConfigFile, Placement, placement_of
+from cmdcm.serving.server import EmbeddedServer
+from cmdcm.tests.conftest import SMALL
+from cmdcm.tests.jobs.retrain.worlds import Clock
+from cmdcm.tests.jobs.rollout.world import write_config
+from cmdcm.tests.jobs.test_gate_command import LOOSE
+
+pytestmark = pytest.mark.slow
+PROMOTION = "double12-2024"
+NOW = Clock("2024-12-01T00:00")
+SETTINGS = (
+    *SMALL,
+    *LOOSE,
+    "gate.max_psi=0",
+    "gate.overall.max_log_loss_rise=0",
+    "gate.overall.max_auc_drop=0",
+    "gate.slices.max_log_loss_rise=0",
+    "gate.slices.max_auc_drop=0",
+    "training.epochs=1",
+    "training.on_forgetting=warn",
+    "training.max_forgetting=10",
+    "export.check_rows=20",
+    "rollout.max_psi=100",
+    "rollout.max_mean_shift=100",
+    "rollout.max_score_shift=1",
+    "rollout.min_rows=1",
+    "retrain.max_daily_ratio=1000",
+    "retrain.max_price_ratio=1000",
+)
+
+
+def settings(folder: Path, events: Path, *more: str) -> list[str]:
+    places = {"events": events, "work": folder / "work", "output": folder / "serving" / "tiny"}
+    name = "export.name=tiny"
+    store = f"tracking.uri=sqlite:///{folder}/mlflow.db"
+    return [*SETTINGS, name, store, *(f"retrain.{n}={place}" for n, place in places.items()), *more]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("retrain")
+
+
+@pytest.fixture(scope="module")
+def first(small_world, folder):
+    config = load_config(overrides=settings(folder, small_world.events))
+    return config, retrain(config, Request(PROMOTION, "2024-12-01", by="ann"), NOW)
+
+
+def test_the_first_model_is_published_with_its_lineage(first, folder):
+    _, decision = first
+    assert decision.outcome == "published", decision.reason
+    steps = decision.record["steps"]
+    assert steps["infra"]["summary"]["requests"] == 3
+    manifest = read_manifest(folder / "serving" / "tiny" / "1", "export")
+    assert manifest["origin"]["model"] == steps["train"]["summary"]["digest"]
+    lineage = read_json(folder / "work" / "versions" / "1.json", "lineage")
+    assert lineage["as_of"] == "2024-11-30T16:00:00+00:00" and lineage["base"] is None
+    assert Config.load(Path(lineage["model"]) / "config.json").labels.observed_until
+    # double11-2024 is the last promotion with known labels; double12-2024 makes no example.
+    examples = read_manifest(Path(lineage["examples"]), "examples")
+    assert "double11-2024" in examples["promotions"]
+    assert PROMOTION not in examples["promotions"]
+    assert all(step["peak_mib"] > 0 for step in steps.values())
+
+
+def test_the_same_command_again_does_nothing(first, small_world, folder, capsys):
+    line = ["cmdcm", "retrain", "--promotion", PROMOTION, "--as-of", "2024-12-01", "--by", "ann"]
+    for setting in settings(folder, small_world.events):
+        line += ["--set", setting]
+    assert main(parse(line)) == 0
+    out = capsys.readouterr().out
+    assert out.count("done before") == 12 and "version 1 is published" in out
+    assert main(parse([*line, "--dry-run"])) == 0
+    assert "serving    version 1 of double12-2024" in capsys.readouterr().out
+
+
+def test_a_night_later_no_new_label_is_known(first, folder):
+    config, before = first
+    decision = retrain(config, Request(PROMOTION, "2024-12-06"), Clock("2024-12-06T00:00"))
+    assert decision.outcome == "unchanged", decision.reason
+    steps = decision.record["steps"]
+    assert not steps["snapshot"]["reused"] and steps["train"]["reused"]
+    for step, same in (("snapshot", False), ("features", True), ("train", True)):
+        digests = [d.record["steps"][step]["summary"]["digest"] for d in (decision, before)]
+        assert (digests[0] == digests[1]) is same
+
+
+def test_a_second_model_goes_through_canary_to_stable_on_running_servers(
+    first, small_world, folder
+):
+    file = write_config(folder / "models.config", folder / "serving" / "tiny", {"stable": 1}, 1)
+    serving = ServingConfig(
+        port=0,
+        rest_port=-1,
+        poll_seconds=0.05,
+        model_config_file=str(file),
+        allow_version_labels_for_unavailable_models=True,
+    )
+    with EmbeddedServer(config=serving) as server:
+        config = load_config(
+            overrides=settings(
+                folder,
+                small_world.events,
+                "seed=2",
+                f"serving.model_config_file={file}",
+                f'retrain.targets=["{server.target}"]',
+            )
+        )
+        decision = retrain(config, Request(PROMOTION, "2024-12-01", by="ann"), NOW)
+        assert decision.outcome == "promoted", decision.reason
+        placement = placement_of(ModelConfigFile(file, "tiny").entry())
+        wanted = Placement(frozenset({1, 2}), {"stable": 2, "previous": 1})
+        assert placement.as_dict() == wanted.as_dict()
+        actions = [json.loads(line) for line in audit_path(file).read_text().splitlines()]
+        assert [(a["action"], a["result"]) for a in actions] == [
+            ("canary", "started"),
+            ("canary", "done"),
+            ("promote", "started"),
+            ("promote", "done"),
+        ]
+        assert actions[0]["by"] == "ann" and "double12-2024" in actions[0]["reason"]
+        assert decision.record["steps"]["evaluate"]["summary"]["against_serving"]
+        registry = Registry.of(config)
+        assert registry.aliases() == {"champion": 2, "previous": 1}
+        assert registry.lineage("champion").promotion == PROMOTION
+        assert retrain(config, Request(PROMOTION, "2024-12-01", by="ann"), NOW).reused
