@@ -19,7 +19,7 @@ from cmdcm.datasets.simulator import simulate
 from cmdcm.jobs.retrain.job import decision_folder
 from cmdcm.jobs.retrain.window import Window
 
-EVENTS = int(os.environ.get("CMDCM_BENCH_EVENTS", "3000000"))
+EVENTS = int(os.environ.get("CMDCM_BENCH_EVENTS", "1000000"))
 PROMOTION, AS_OF = "double12-2024", "2024-12-01"
 FOLDER = BUILD / "retrain"
 NO_OP_SECONDS = 10.0
@@ -39,6 +39,7 @@ SETTINGS = (
     f"retrain.events={FOLDER / 'world' / 'events'}",
     f"retrain.work={FOLDER / 'work'}",
     f"retrain.output={FOLDER / 'serving'}",
+    f"tracking.uri=sqlite:///{FOLDER / 'mlflow.db'}",
 )
 
 
@@ -62,6 +63,7 @@ def world(config: Config) -> None:
         mark.touch()
     for name in ("work", "serving"):
         shutil.rmtree(FOLDER / name, ignore_errors=True)
+    (FOLDER / "mlflow.db").unlink(missing_ok=True)
 
 
 def main() -> int:

@@ -1,0 +1,61 @@
+"""The decision's page as a browser shows it: one page, no scripts, nothing loaded."""
+
+import re
+from typing import Any
+
+from cmdcm.jobs.retrain.page import page
+from cmdcm.jobs.retrain.plan import STEPS
+from cmdcm.jobs.retrain.steps import names
+
+
+def record(**changes: object) -> dict:
+    interval = {"estimate": 0.7, "lower": 0.6, "upper": 0.8}
+    steps: dict[str, dict[str, Any]] = {
+        name: {
+            "path": f"/work/{name}",
+            "summary": {"digest": "0" * 40},
+            "seconds": 1.5,
+            "peak_mib": 900.0,
+            "reused": name == "snapshot",
+        }
+        for name in names(STEPS)
+    }
+    steps["evaluate"]["summary"] |= {
+        "rows": 1234,
+        "metrics": {"auc": interval},
+        "against_serving": {"auc": interval},
+    }
+    steps["features"]["summary"] |= {"split": {"train": ["2024-03-05", "2024-03-19"]}}
+    return {
+        "outcome": "promoted",
+        "reason": "version 4 is stable on 2 servers",
+        "window": {"promotion": "double11-2026", "as_of": "2026-10-24T16:00:00+00:00"},
+        "serving_version": 3,
+        "decided": "2026-10-25T02:00:00+00:00",
+        "by": "ann",
+        "override": None,
+        "failed_step": None,
+        "steps": steps,
+        **changes,
+    }
+
+
+def test_it_says_what_was_decided_why_and_what_serves():
+    text = page(record())
+    assert "double11-2026 as of 2026-10-24T16:00:00+00:00: promoted" in text
+    assert "So the new model serves (before: version 3)." in text
+    assert "1,234 test clicks" in text and "0.6000 to 0.8000" in text
+    assert not re.findall(r"<script|https?://|src=|@import", text)
+
+
+def test_a_failure_names_the_step_and_escapes_what_it_says():
+    failed = record(
+        outcome="failed",
+        reason="step check failed: <b>2024-06-09</b> has no purchases",
+        failed_step="check",
+        override={"by": "bob", "reason": "ticket 812"},
+    )
+    text = page(failed)
+    assert "&lt;b&gt;2024-06-09" in text and "the serving model stays" in text
+    assert "overridden by bob: ticket 812" in text
+    assert re.search(r'<th scope="row">check</th><td>failed</td>', text)
