@@ -9,6 +9,7 @@ from cmdcm.core.errors import ConfigError
 from cmdcm.datasets.calendar import to_ms
 from cmdcm.features.dataset import ExampleSet
 from cmdcm.features.rows import parse_rows
+from cmdcm.features.spec import FeatureSpec
 from cmdcm.jobs.monitor.scores import read_scores
 from cmdcm.tests.jobs.monitor.logs import logged, predictions, rates, records, write
 
@@ -106,3 +107,29 @@ def test_a_slice_has_to_be_a_scalar_input(data, tmp_path):
     for name in ("user_counts", "direct", "nothing"):
         with pytest.raises(ConfigError, match=f"'{name}' as a scalar input"):
             read(data, tmp_path / "log", slices=(name,))
+
+
+def test_identifiers_may_be_text(data, tmp_path):
+    spec = FeatureSpec(
+        features=tuple(
+            f.model_copy(update={"dtype": "string", "default": ""})
+            if f.name in ("user_id", "item_id")
+            else f
+            for f in data.spec.features
+        )
+    )
+    inputs = {
+        "user_id": np.array([b"u-\xc3\xa4"], object),
+        "item_id": np.array([b"i1", b"i2"], object),
+        "hours_to_promotion": np.array([1.0], np.float32),
+        "promotion_kind": np.array([b"double12"], object),
+    }
+    log = predictions([], {"p_direct": np.array([0.5, 0.25])}, inputs=inputs)
+    scores = read_scores(
+        [write(tmp_path / "log", iter([log]))], spec, data.calendar, until_ms=END, max_bytes=99
+    )
+    assert scores.rows.select("user_id", "item_id", "p_direct").rows() == [
+        ("u-ä", "i1", 0.5),
+        ("u-ä", "i2", 0.25),
+    ]
+    assert scores.rows["time_ms"].to_list() == [END - 3_600_000] * 2
