@@ -14,7 +14,6 @@ class MonitorConfig(Section):
         slices: Scalar inputs by whose values calibration is measured, besides hour and version.
         exclude: Inputs whose drift is not measured; those by default follow the calendar.
         min_rows: A slice with fewer labelled scores is left out.
-        min_positives: An interval of PCOC needs so many positive labels.
         confidence: Of the intervals of PCOC.
         min_pcoc: Least PCOC of a head on the whole; an alert needs the whole interval below it.
         max_pcoc: Largest PCOC, likewise.
@@ -42,7 +41,6 @@ class MonitorConfig(Section):
         "promotion_kind",
     )
     min_rows: int = Field(200, ge=1)
-    min_positives: int = Field(20, ge=1)
     confidence: float = Field(0.95, gt=0, lt=1)
     min_pcoc: float = Field(0.95, gt=0)
     max_pcoc: float = Field(1.05, gt=0)

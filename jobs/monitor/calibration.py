@@ -10,13 +10,12 @@ delayed feedback in display advertising, KDD 2014, with a fixed distribution of 
     PCOC so far = sum w p F(now - t) / sum w y(now)
 """
 
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import polars as pl
-from scipy.stats import norm
+from scipy.stats import chi2
 
 from cmdcm.core.config import MonitorConfig
 from cmdcm.datasets.calendar import PromotionCalendar
@@ -82,9 +81,10 @@ def calibration(
         config: Bounds and confidence.
 
     Returns:
-        For each head and group that is large enough: head, by (`all`, `hour`, `version` or the
-        slice's name), value, rows, positives, pcoc, lower and upper (None without enough
-        positives) and log_loss (None for `direct_so_far`).
+        For each head and group that has enough rows, however many of them are positive, because to
+        choose by the outcome would bend the ratio: head, by (`all`, `hour`, `version` or the
+        slice's name), value, rows, positives, pcoc, lower, upper (pcoc and upper are None without
+        a positive: there is no largest ratio) and log_loss (None for `direct_so_far`).
     """
     hours = calendar.local_hours(matched["time_ms"].to_numpy())
     days = calendar.local_days(matched["time_ms"].to_numpy())
@@ -154,16 +154,23 @@ def _groups(
                     "rows": row["rows"],
                     "positives": int(row["positives"]),
                     "pcoc": ratio,
-                    **_interval(ratio, row["positives"], config),
+                    **_interval(row, config),
                     "log_loss": row["l"] / row["w"] if loss else None,
                 }
             )
     return found
 
 
-def _interval(ratio: float | None, positives: float, config: MonitorConfig) -> dict[str, Any]:
-    """Returns the interval of PCOC that follows from a Poisson number of positives."""
-    if ratio is None or positives < config.min_positives:
-        return {"lower": None, "upper": None}
-    width = math.exp(norm.ppf((1 + config.confidence) / 2) / math.sqrt(positives))
-    return {"lower": ratio / width, "upper": ratio * width}
+def _interval(sums: Mapping[str, Any], config: MonitorConfig) -> dict[str, float | None]:
+    """Returns the interval of PCOC that follows from the exact one of a Poisson number.
+
+    For k positives its mean lies between chi2(a / 2, 2 k) / 2 and chi2(1 - a / 2, 2 k + 2) / 2
+    (Garwood, Fiducial limits for the Poisson distribution, Biometrika 28, 1936).
+    """
+    count, tail = sums["positives"], (1 - config.confidence) / 2
+    each = sums["y"] / count if count else sums["w"] / sums["rows"]
+    most = float(chi2.ppf(1 - tail, 2 * count + 2)) / 2
+    lower = sums["p"] / (each * most)
+    if not count:
+        return {"lower": lower, "upper": None}
+    return {"lower": lower, "upper": sums["p"] / (each * float(chi2.ppf(tail, 2 * count)) / 2)}

@@ -26,14 +26,20 @@ def _calibration(result: Mapping[str, Any], c: MonitorConfig) -> Iterator[tuple[
     for group in result["calibration"]:
         whole = group["by"] == ALL
         low, high = (c.min_pcoc, c.max_pcoc) if whole else (c.slice_min_pcoc, c.slice_max_pcoc)
-        if group["lower"] is None or (group["upper"] >= low and group["lower"] <= high):
+        least, most = group["lower"], group["upper"]
+        if least <= high and (most is None or most >= low):
             continue
         place = "" if whole else f" where {group['by']} is {group['value']}"
         yield (
             "CmdcmCalibrationOff" if whole else "CmdcmSliceCalibrationOff",
-            f"PCOC of {group['head']}{place} is {group['pcoc']:.2f} ({group['lower']:.2f} to "
-            f"{group['upper']:.2f}), and should be from {low:g} to {high:g}",
+            f"PCOC of {group['head']}{place} is {_ratio(group['pcoc'])} ({least:.2f} to "
+            f"{_ratio(most)}), and should be from {low:g} to {high:g}",
         )
+
+
+def _ratio(value: float | None) -> str:
+    """Formats a ratio to what happened, of which there may be nothing."""
+    return "infinite" if value is None else f"{value:.2f}"
 
 
 def _scores(result: Mapping[str, Any], c: MonitorConfig) -> Iterator[tuple[str, str]]:

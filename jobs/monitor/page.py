@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 import cmdcm
 from cmdcm.jobs import plots
@@ -91,7 +91,7 @@ def _calibration(result: Mapping[str, Any], by: str) -> Table:
             text(entry["rows"]),
             text(entry["positives"]),
             number(entry["pcoc"], DIGITS["pcoc"]),
-            "–" if entry["lower"] is None else f"{entry['lower']:.3f} to {entry['upper']:.3f}",
+            f"{entry['lower']:.3f} to {_upper(entry['upper'])}",
             number(entry["log_loss"], DIGITS["log_loss"]),
         )
         for entry in entries
@@ -99,6 +99,10 @@ def _calibration(result: Mapping[str, Any], by: str) -> Table:
     columns = ("head", *(() if by == ALL else (by,)), "scores", "positives", "PCOC", "interval")
     caption = "Calibration on labels that are known" + ("" if by == ALL else f", by {by}")
     return Table(caption, (*columns, "log loss"), rows or (("no label is known yet",),))
+
+
+def _upper(value: float | None) -> str:
+    return "∞" if value is None else f"{value:.3f}"
 
 
 def _scores(result: Mapping[str, Any]) -> Table:
@@ -140,7 +144,7 @@ def _curves(result: Mapping[str, Any]) -> list[tuple[str, str]]:
     for head in _HEADS:
         entries = [
             e for e in result["calibration"]
-            if e["by"] == "hour" and e["head"] == head and e["lower"] is not None
+            if e["by"] == "hour" and e["head"] == head
         ]  # fmt: skip
         if len(entries) > 1:
             name = head.replace("_", " ")
@@ -150,20 +154,32 @@ def _curves(result: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _draw(entries: Sequence[Mapping[str, Any]]) -> Any:
-    hours = np.array([np.datetime64(e["value"].replace(" ", "T")) for e in entries])
-    middle, lower, upper = (
-        np.array([entry[name] for entry in entries]) for name in ("pcoc", "lower", "upper")
-    )
+    def places(chosen: Sequence[Mapping[str, Any]]) -> np.ndarray:
+        return np.array([e["value"].replace(" ", "T") for e in chosen], "datetime64[m]")
+
+    some = [entry for entry in entries if entry["pcoc"] is not None]
+    none = [entry for entry in entries if entry["pcoc"] is None]
 
     def draw(axes: Axes) -> None:
         axes.axhline(1.0, color="#6b7480", linewidth=1, linestyle="--", zorder=1)
-        errors = np.abs(np.stack([middle - lower, upper - middle]))
-        axes.errorbar(hours, middle, yerr=errors, fmt="o", color=plots.COLOURS[0], ecolor="#9db8d2")
+        middle, lower, upper = (np.array([e[n] for e in some]) for n in ("pcoc", "lower", "upper"))
+        if some:
+            errors = np.stack([middle - lower, upper - middle])
+            axes.errorbar(
+                places(some), middle, yerr=errors, fmt="o", color=plots.COLOURS[0],
+                ecolor="#9db8d2", label="PCOC and its interval",
+            )  # fmt: skip
+        if none:
+            axes.plot(
+                places(none), [e["lower"] for e in none], "^", color=plots.COLOURS[1],
+                label="no positive label: PCOC is above this",
+            )  # fmt: skip
         axes.set_yscale("log")
-        axes.yaxis.set_major_locator(MaxNLocator(6))
-        axes.yaxis.set_major_formatter("{x:g}")
-        axes.yaxis.set_minor_formatter("")
+        axes.yaxis.set_major_locator(LogLocator(10, (1.0, 2.0, 5.0)))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_minor_locator(NullLocator())
         axes.set_ylabel("PCOC (log scale)")
         axes.tick_params(axis="x", rotation=30)
+        axes.legend(frameon=False)
 
     return draw

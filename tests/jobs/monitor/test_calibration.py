@@ -12,7 +12,7 @@ from cmdcm.jobs.monitor.calibration import calibration, match
 
 CALENDAR = calendar_of(load_config().calendar)
 START = to_ms("2024-11-10T08:00", CALENDAR.timezone)
-FEW = MonitorConfig(min_rows=1, min_positives=1)
+FEW = MonitorConfig(min_rows=1)
 MINUTE = 60_000
 
 
@@ -110,23 +110,23 @@ def test_direct_so_far_expects_the_share_that_comes_so_soon():
 
 
 def test_the_interval_is_that_of_a_poisson_number():
-    scored = scores(*((user, 2, 0, 0.5) for user in range(100)))
-    matched = match(scored, clicks(*((u, 2, 1, u < 25) for u in range(100))), 60)
+    scored = scores(*((user, 2, 0, 0.4) for user in range(100)))
+    matched = match(scored, clicks(*((u, 2, 1, u < 20) for u in range(100))), 60)
     found = calibration(matched, np.zeros(0), START + 9 * HOUR_MS, CALENDAR, FEW)
     (whole,) = measured(found, "direct").values()
     assert whole["pcoc"] == pytest.approx(2)
-    width = math.exp(1.959964 / 5)
-    assert whole["lower"] == pytest.approx(2 / width)
-    assert whole["upper"] == pytest.approx(2 * width)
-    strict = FEW.model_copy(update={"min_positives": 26})
-    found = calibration(matched, np.zeros(0), START + 9 * HOUR_MS, CALENDAR, strict)
-    (whole,) = measured(found, "direct").values()
-    assert (whole["lower"], whole["upper"]) == (None, None)
+    # Of 20 events the mean lies between 12.217 and 30.888 (tables of Garwood's interval).
+    assert whole["lower"] == pytest.approx(40 / 30.888, rel=1e-4)
+    assert whole["upper"] == pytest.approx(40 / 12.217, rel=1e-4)
 
 
-def test_without_positives_there_is_no_ratio():
-    matched = match(scores((1, 2, 0, 0.5)), clicks((1, 2, 1, False)), 60)
+def test_without_positives_there_is_a_least_ratio_alone():
+    scored = scores(*((user, 2, 0, 0.5) for user in range(40)))
+    weights = pl.Series([2.0] * 40)
+    scored = scored.with_columns(weight=weights)
+    matched = match(scored, clicks(*((u, 2, 1, False) for u in range(40))), 60)
     found = calibration(matched, np.zeros(0), START + 9 * HOUR_MS, CALENDAR, FEW)
     (whole,) = measured(found, "direct").values()
-    assert (whole["pcoc"], whole["lower"]) == (None, None)
+    assert (whole["pcoc"], whole["upper"]) == (None, None)
+    assert whole["lower"] == pytest.approx(20 / 3.6889, rel=1e-4)  # -ln 0.025
     assert whole["log_loss"] == pytest.approx(math.log(2))

@@ -3,6 +3,7 @@
 import datetime
 import json
 import shutil
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from cmdcm.tests.jobs.page import Page
 from cmdcm.tests.jobs.rollout.world import write_config
 
 NOW = "2024-12-13T00:00+08:00"
-FEW = ("monitor.min_rows=5", "monitor.min_positives=2", "validation.min_count=50")
+FEW = ("monitor.min_rows=5", "validation.min_count=50")
 
 
 def spread(factor):
@@ -152,17 +153,19 @@ def test_every_finding_is_an_alert(result, small_world):
     inputs = [{"name": "x", "null_rate": 1.0, "training_null_rate": 0.0, "oov_rate": 1.0}]
     drift = [{"name": f"x[{part}]", "psi": 9.0, "chance": 0.0} for part in "ab"]
     versions = [{"version": 1, "share": 1.0, "labels": [], "age_seconds": 1e9}]
-    calibration = [
+    calibration: list[dict[str, Any]] = [
         {"head": "direct", "by": by, "value": "v", "pcoc": 3.0, "lower": 2.0, "upper": 4.0}
         for by in ("all", "kind")
     ]
+    calibration.append({**calibration[0], "by": "none", "pcoc": None, "upper": None})
     broken = {
         **result, "inputs": inputs, "input_drift": drift, "versions": versions,
         "calibration": calibration, "registry_faults": ["they differ"],
         "score_drift": [{"output": "p", "psi": 9.0}], "last_request_ms": 0, "last_event_ms": 0,
     }  # fmt: skip
     found = [f["alert"] for f in findings(broken, small_world.config.monitor)]
-    assert len(found) == len(set(found)) == 11
+    assert len(found) == 12
+    assert len(set(found)) == 11
     assert set(found) <= named
 
 
