@@ -33,6 +33,7 @@ from cmdcm.core.settings.monitoring import MonitorConfig
 from cmdcm.core.settings.retrain import RetrainConfig
 from cmdcm.core.settings.serving import ExportConfig, ServingConfig
 from cmdcm.core.settings.simulation import SimulateConfig
+from cmdcm.core.settings.streaming import StreamConfig
 from cmdcm.core.settings.training import CalibrationConfig, TrackingConfig, TrainingConfig
 
 __all__ = [
@@ -59,6 +60,7 @@ __all__ = [
     "ServingConfig",
     "SimulateConfig",
     "SplitConfig",
+    "StreamConfig",
     "TrackingConfig",
     "TrainingConfig",
     "ValidationConfig",
@@ -83,6 +85,7 @@ class Config(Section):
     model: ModelConfig = ModelConfig()
     training: TrainingConfig = TrainingConfig()
     tracking: TrackingConfig = TrackingConfig()
+    stream: StreamConfig = StreamConfig()
     calibration: CalibrationConfig = CalibrationConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     abtest: AbtestConfig = AbtestConfig()

@@ -55,7 +55,7 @@ def finish(
             "kind": EXAMPLES,
             "rows": sum(day["rows"] for day in days.values()),
             "days": days,
-            "promotions": _by_promotion(days),
+            "promotions": by_promotion(days),
             "pairs": {
                 names[int(number)]: dict(zip(ITEM_PROMOTIONS, sums, strict=True))
                 for number, sums in pairs.items()
@@ -70,7 +70,8 @@ def finish(
     )
 
 
-def _by_promotion(days: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+def by_promotion(days: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Returns first and last day of each promotion, and the sums of rows and labels."""
     promotions: dict[str, dict[str, Any]] = {}
     for day, summary in sorted(days.items()):
         entry = promotions.setdefault(summary["promotion"], {"first_day": day})

@@ -114,7 +114,7 @@ class Trunk(tf.keras.layers.Layer):
     def call(self, user: Tensors, candidates: Tensors) -> Shared:
         """Computes the shared features of N candidates of one user or of N users."""
         of_user, of_candidate = self.encoder(user, candidates)
-        rows = tf.shape(of_candidate.target)[0]
+        rows = tf.shape(of_candidate.ids)[0]
         attended = [
             self.attention[name](of_candidate.target, keys, mask, ages)
             for name, (keys, mask, ages) in of_user.sequences.items()

@@ -56,11 +56,12 @@ def predict(
         keep: Scalar columns of the examples that stay besides `KEPT`.
 
     Returns:
-        One row an example, in the order of the files: the columns `KEPT`, `day` (local date of the
-        click) and the model's outputs as float32. See `cmdcm.model.predictions`.
+        One row an example, in the order of the files: the columns `KEPT` that the examples have,
+        `day` (local date of the click) and the model's outputs as float32. See
+        `cmdcm.model.predictions`.
     """
     columns = [f.name for f in spec.inputs]
-    kept_names = list(dict.fromkeys((*KEPT, *keep)))
+    kept_names = [name for name in dict.fromkeys((*KEPT, *keep)) if name in spec]
     columns += [name for name in kept_names if name not in columns]
     parts = []
     with input_errors():

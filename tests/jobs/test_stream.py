@@ -1,0 +1,262 @@
+"""`cmdcm criteo` and `cmdcm stream`: a small log, all the way to the table."""
+
+import shutil
+from itertools import pairwise
+
+import numpy as np
+import polars as pl
+import pytest
+
+from cmdcm.core.config import SplitConfig, load_config
+from cmdcm.core.errors import ConfigError, DataError, OutputError
+from cmdcm.features.arrivals import Policy
+from cmdcm.features.criteo import CriteoDays, read_criteo
+from cmdcm.features.dataset import ExampleSet
+from cmdcm.features.tfrecord import read_records
+from cmdcm.jobs.main import main, parse
+from cmdcm.jobs.stream import ORACLE, PRETRAINED, VANILLA, methods, rows_of, run_streams
+from cmdcm.jobs.stream_results import by_period, measure, table
+from cmdcm.model.metrics import auc, log_loss, pcoc
+from cmdcm.model.online.click_store import ClickStore, last_known_ms
+from cmdcm.model.online.loop import Periods, Stream
+from cmdcm.tests.features.criteo_log import DAY, write_log
+
+HOUR = 3_600_000
+SETTINGS = [
+    "features.item_buckets=50",
+    "model.waiting_hours=6",
+    "model.embedding_dim=2",
+    "model.cross_layers=0",
+    "model.trunk_units=[4]",
+    "model.tower_units=[]",
+    "training.batch_size=256",
+    "training.epochs=1",
+    "training.learning_rate=0.01",
+    "evaluation.bootstrap=50",
+]
+CONFIG = load_config(overrides=SETTINGS)
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("stream")
+    write_log(folder / "data.txt", rows=2_400)
+    days = CriteoDays(history=6, validation=2, gap=2, horizon=2.0)
+    read_criteo(folder / "data.txt", folder / "examples", CONFIG, days)
+    return ExampleSet.open(folder / "examples", SplitConfig())
+
+
+@pytest.fixture(scope="module")
+def finished(data):
+    """A table of 12-hour periods, and where it is."""
+    config = CONFIG.model_copy(
+        update={"stream": CONFIG.stream.model_copy(update={"step_hours": 12.0})}
+    )
+    output = data.directory.parent / "stream"
+    return config, run_streams(data, ["es_dfm"], output, config, progress=False), output
+
+
+# The store
+
+
+@pytest.fixture(scope="module")
+def store(data, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("store") / "clicks"
+    return ClickStore.build(data.files("test"), data.spec, directory)
+
+
+def test_the_store_has_the_clicks_in_the_order_of_time(data, store):
+    assert len(store) == data.total("test")
+    assert (np.diff(store.clicks_ms) >= 0).all()
+    assert store.labels("conversion").sum() == data.total("test", "conversion")
+    assert store.labels("direct").sum() == data.total("test", "direct")
+    records = [record for file in data.files("test") for record in read_records(file)]
+    assert sorted(store.records(np.arange(len(store)))) == sorted(records)
+    np.testing.assert_array_equal(store.users, np.unique(store.users))
+
+
+def test_delays_of_a_label(store):
+    converts = store.labels("conversion") == 1
+    delays = store.delays_ms("conversion")
+    assert (delays[~converts] == -1).all() and (delays[converts] >= 0).all()
+    np.testing.assert_array_equal(store.delays_ms("conversion", 7)[converts], delays[converts] + 7)
+    direct = store.delays_ms("direct")
+    np.testing.assert_array_equal(direct >= 0, converts & (delays <= 6 * HOUR))
+    np.testing.assert_array_equal(store.known_ms("conversion"), store.clicks_ms + 2 * DAY * 1000)
+
+
+def test_examples_without_times_make_no_stream(data, tmp_path):
+    kept = tuple(f for f in data.spec.features if f.name != "direct_known_ms")
+    spec = data.spec.model_copy(update={"features": kept})
+    with pytest.raises(DataError, match="direct_known_ms"):
+        ClickStore.build(data.files("test"), spec, tmp_path / "clicks")
+
+
+def test_when_the_last_label_is_known(data, store):
+    files = data.files("test")
+    assert last_known_ms(files, data.spec, "conversion") == store.known_ms("conversion").max()
+
+
+# Periods
+
+
+def test_periods_part_all_clicks(store):
+    periods = Periods.of(store.clicks_ms, 5 * HOUR)
+    parts = [periods.clicks(n, store.clicks_ms) for n in range(len(periods))]
+    np.testing.assert_array_equal(np.concatenate(parts), np.arange(len(store)))
+    tested = np.concatenate(parts[1:])
+    np.testing.assert_array_equal(np.flatnonzero(periods.tested(store.clicks_ms)), tested)
+    assert periods.bounds_ms[0] % HOUR == 0
+
+
+def test_one_period_is_too_few(store):
+    with pytest.raises(DataError, match=r"lower stream\.step_hours"):
+        Periods.of(store.clicks_ms, 1000 * HOUR)
+
+
+# The table
+
+
+def test_rows_are_the_references_and_the_methods():
+    rows = rows_of(["ulc", "fnw", "ulc"])
+    assert [row.name for row in rows] == [PRETRAINED, VANILLA, "ulc", "fnw", ORACLE]
+    policies = {row.name: row.policy for row in rows}
+    assert policies[PRETRAINED] is None
+    assert policies[VANILLA] == Policy() and policies[ORACLE] == Policy(final=True)
+    assert policies["fnw"] == Policy(waits=False, again="late")
+    with pytest.raises(ConfigError, match=r"\['cmdcm'\] are no delayed-feedback models"):
+        rows_of(["cmdcm"])
+    assert "as_observed" not in methods() and "defuse" in methods()
+
+
+def test_results_are_of_all_tested_clicks_and_final_labels(data, finished):
+    _, frame, output = finished
+    store = ClickStore(output / "clicks")
+    tested = store.clicks_ms >= Periods.of(store.clicks_ms, 12 * HOUR).bounds_ms[1]
+    y = store.labels("conversion")[tested]
+    names = [PRETRAINED, VANILLA, "es_dfm", ORACLE]
+    assert frame["model"].unique(maintain_order=True).to_list() == names
+    for name in names:
+        p = np.load(output / "streams" / name / "scores.npy")
+        np.testing.assert_array_equal(np.isnan(p), ~tested)
+        for metric in (auc, log_loss, pcoc):
+            row = frame.filter(pl.col("model") == name, pl.col("metric") == metric.__name__)
+            assert row["estimate"].item() == pytest.approx(metric(y, p[tested]), rel=1e-6)
+    relative = frame.filter(pl.col("metric") == "log_loss")
+    by_name = dict(zip(relative["model"], relative["relative_estimate"], strict=True))
+    assert by_name[VANILLA] == 0 and by_name[ORACLE] == 1
+    periods = pl.read_parquet(output / "periods.parquet")
+    each = periods.filter(pl.col("model") == VANILLA)
+    assert each["rows"].sum() == len(y) and each["positives"].sum() == y.sum()
+    text = (output / "results.md").read_text(encoding="utf-8")
+    assert f"{len(y):,} tested clicks" in text
+    assert "| vanilla |" in text and "| oracle |" in text
+    assert "<h1>Training on a stream</h1>" in (output / "results.html").read_text(encoding="utf-8")
+
+
+def test_training_on_the_stream_changes_what_is_scored(finished):
+    output = finished[2]
+    scores = [np.load(output / "streams" / n / "scores.npy") for n in (PRETRAINED, VANILLA, ORACLE)]
+    for a, b in pairwise(scores):
+        assert np.nanmax(np.abs(a - b)) > 1e-4
+
+
+def test_a_finished_table_is_not_made_again(data, finished, monkeypatch):
+    config, frame, output = finished
+    monkeypatch.setattr(Stream, "_fit", None)
+    again = run_streams(data, ["es_dfm"], output, config, progress=False)
+    assert again.equals(frame)
+
+
+def test_an_interrupted_stream_goes_on_as_if_undisturbed(data, finished, monkeypatch):
+    config, frame, output = finished
+    update = {"stream": config.stream.model_copy(update={"checkpoint_periods": 1})}
+    folder = output / "streams" / "es_dfm"
+    shutil.rmtree(folder)
+    fit, fitted = Stream._fit, []
+
+    def stopped(self, number: int) -> None:
+        fitted.append(number)
+        if fitted.count(2) == 1 and number == 2:
+            raise KeyboardInterrupt
+        fit(self, number)
+
+    monkeypatch.setattr(Stream, "_fit", stopped)
+    resumed = config.model_copy(update=update)
+    with pytest.raises(KeyboardInterrupt):
+        run_streams(data, ["es_dfm"], output, resumed, progress=False)
+    again = run_streams(data, ["es_dfm"], output, resumed, progress=False)
+    assert fitted == [0, 1, 2, *range(2, fitted[-1] + 1)]
+    for column in ("estimate", "lower", "upper"):
+        np.testing.assert_allclose(
+            again[column].to_numpy(), frame[column].to_numpy(), rtol=1e-5, equal_nan=True
+        )
+
+
+def test_other_settings_do_not_mix(data, finished):
+    config, _, output = finished
+    other = config.model_copy(update={"seed": 2})
+    with pytest.raises(OutputError, match="other settings or examples"):
+        run_streams(data, [], output, other, progress=False)
+
+
+def test_a_folder_of_something_else_is_left_alone(data, tmp_path):
+    (tmp_path / "mine.txt").write_text("x")
+    with pytest.raises(OutputError, match="holds no streams"):
+        run_streams(data, [], tmp_path, CONFIG, progress=False)
+
+
+def test_history_that_is_not_final_is_refused(data, tmp_path):
+    days = CriteoDays(history=6, validation=2, gap=0, horizon=2.0)
+    read_criteo(data.directory.parent / "data.txt", tmp_path / "examples", CONFIG, days)
+    early = ExampleSet.open(tmp_path / "examples", SplitConfig())
+    with pytest.raises(DataError, match=r"final up to 4\d\.\d h after the stream's start"):
+        run_streams(early, [], tmp_path / "out", CONFIG, progress=False)
+
+
+def test_the_command(data, tmp_path, capsys):
+    log, examples = data.directory.parent / "data.txt", tmp_path / "examples"
+    settings = [part for setting in SETTINGS for part in ("--set", setting)]
+    days = ["--history-days", "6", "--validation-days", "2", "--gap-days", "2"]
+    command = ["cmdcm", "criteo", "--input", str(log), "--output", str(examples), *days]
+    assert main(parse([*command, "--horizon-days", "2", *settings])) == 0
+    assert "left_out" in capsys.readouterr().out
+    command = ["cmdcm", "stream", "--examples", str(examples), "--output", str(tmp_path / "out")]
+    assert main(parse([*command, "--model", "fnw", *settings, "--overwrite"])) == 0
+    assert "| fnw |" in capsys.readouterr().out
+
+
+# The results, by hand
+
+
+def test_the_relative_improvement_has_its_anchors():
+    random = np.random.default_rng(0)
+    truth = random.uniform(0.05, 0.6, 4_000)
+    y = (random.random(4_000) < truth).astype(np.int64)
+    scores = {
+        VANILLA: (truth / 2).astype(np.float32),
+        "half": (0.75 * truth).astype(np.float32),
+        ORACLE: truth.astype(np.float32),
+    }
+    frame = measure(scores, y, np.arange(4_000), CONFIG.evaluation, seed=1)
+    rows = {r["model"]: r for r in frame.iter_rows(named=True) if r["metric"] == "log_loss"}
+    losses = {name: log_loss(y, p) or 0.0 for name, p in scores.items()}
+    expected = (losses["half"] - losses[VANILLA]) / (losses[ORACLE] - losses[VANILLA])
+    assert rows["half"]["relative_estimate"] == pytest.approx(expected, rel=1e-5)
+    assert rows["half"]["relative_lower"] < expected < rows["half"]["relative_upper"]
+    assert rows["half"]["difference_upper"] < 0
+    shown = table(frame, "caption")
+    assert [row[0] for row in shown.rows] == [VANILLA, "half", ORACLE]
+    assert shown.columns.count("RI") == 2
+
+
+def test_periods_without_a_positive_have_no_auc():
+    periods = Periods(np.array([0, 10, 20, 30]))
+    clicks = np.array([12, 15, 22, 25])
+    y = np.array([0, 0, 1, 0])
+    frame = by_period({"m": np.array([0.1, 0.2, 0.3, 0.4], np.float32)}, y, clicks, periods)
+    assert frame["start_ms"].to_list() == [10, 20]
+    assert frame["auc"].to_list() == [None, 0.0]
+    assert frame["rows"].to_list() == [2, 2]
