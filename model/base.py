@@ -161,7 +161,7 @@ class RankingModel(tfrs.Model):
         if set(labels_of(self.spec)) <= set(features):
             labels = self.labels(features)
             for head in self.heads:
-                self.towers[head.name].logit.bias.assign([head.log_odds(labels)])
+                self.towers[head.name].logit.bias.assign([head.first_bias(labels)])
 
     def sides(self, features: Tensors) -> tuple[Tensors, Tensors]:
         """Splits a batch of features into the user's side and the candidates' side."""

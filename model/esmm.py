@@ -17,7 +17,8 @@ from cmdcm.model.about import About
 from cmdcm.model.base import RankingModel
 from cmdcm.model.heads import Head, HeadLoss, entire_space_loss
 from cmdcm.model.inputs import Tensors
-from cmdcm.model.probability import Event, both, complement, either, from_logit
+from cmdcm.model.probability import Event, from_logit
+from cmdcm.model.promotion_events import promotion_events
 
 
 class ESMM(RankingModel):
@@ -25,7 +26,7 @@ class ESMM(RankingModel):
 
     about = About(
         family="multi-task",
-        source="Ma et al., SIGIR 2018, eq. 1-2",
+        source="Ma et al., SIGIR 2018, arXiv 1804.07931",
         equation="p_delayed = (1 - d) l, a BCE on all clicks",
         assumes="the first step is *not bought directly*, in place of the click of an impression",
         use="as the plain entire-space reference",
@@ -41,14 +42,9 @@ class ESMM(RankingModel):
 
     def events(self, logits: Tensors) -> dict[str, Event]:
         """The entire-space events that the losses are taken on, by label."""
-        direct = from_logit(logits["direct"])
-        later = from_logit(logits["delayed_given_not_direct"])
-        return {
-            "direct": direct,
-            "cart": from_logit(logits["cart"]),
-            "delayed": both(complement(direct), later),
-            "conversion": either(direct, later),
-        }
+        return promotion_events(
+            *(from_logit(logits[n]) for n in ("direct", "cart", "delayed_given_not_direct"))
+        )
 
     def predictions(self, logits: Tensors) -> dict[str, tf.Tensor]:
         """All four probabilities."""

@@ -4,8 +4,8 @@ At a level, experts (MLPs) read the level's input; each task k has a gate that m
 
     f_k(x) = sum over i of softmax(W_k x_k)_i E_i(x)
 
-MMoE (Ma et al., KDD 2018, eq. 6-7) is one level of experts that all tasks see. PLE (Tang et al.,
-RecSys 2020, eq. 1-8) gives each task experts of its own beside the shared ones and stacks levels:
+MMoE (Ma et al., KDD 2018) is one level of experts that all tasks see. PLE (Tang et al.,
+RecSys 2020) gives each task experts of its own beside the shared ones and stacks levels:
 a task's experts and its gate read what the task got from the level below, the shared experts what
 a gate over all experts got there. So MMoE is PLE with one level and without experts of one task.
 """

@@ -37,18 +37,22 @@ SPACES: dict[str, Callable[[Labels], tf.Tensor]] = {
     "not_direct": lambda labels: 1.0 - labels["direct"],
     "carted": lambda labels: (1.0 - labels["direct"]) * labels["cart"],
     "uncarted": lambda labels: (1.0 - labels["direct"]) * (1.0 - labels["cart"]),
+    "micro": lambda labels: (1.0 - labels["direct"]) * labels["micro"],
+    "no_micro": lambda labels: (1.0 - labels["direct"]) * (1.0 - labels["micro"]),
     "converted": lambda labels: labels["final"],
     "unseen": lambda labels: 1.0 - labels["early"],
 }
 """Task spaces over clicks: name -> the rows' mask [N], 0 or 1. `carted` and `uncarted` part
-`not_direct`; `converted` and `unseen`, by the waiting window, are of delayed-feedback models."""
+`not_direct`, and so do `micro` and `no_micro`, where the examples have that label; `converted` and
+`unseen`, by the waiting window, are of delayed-feedback models."""
 
-ARM_ESTIMATORS = ("naive", "ipw", "snipw", "overlap", "dr")
+ARM_ESTIMATORS = ("naive", "ipw", "snipw", "overlap", "dr", "dr_error")
 """Estimators of the risk of a potential outcome; see `model/transition.py`."""
 
-ESTIMATORS = ("bce", "entire_space", *ARM_ESTIMATORS)
+ESTIMATORS = ("bce", "entire_space", "imputed_error", *ARM_ESTIMATORS)
 """`bce`: the cross-entropy on the head's space. `entire_space`: no loss of its own; an event over
-all clicks that the head makes with others has one (`entire_space_loss`)."""
+all clicks that the head makes with others has one (`entire_space_loss`). `imputed_error`: the head
+is no probability but the error of another one (`model/transition.py`)."""
 
 
 @dataclass(frozen=True)
@@ -128,6 +132,16 @@ class Head:
             tf.sigmoid(logits),
             tf.ones_like(mask),
         )
+
+    def first_bias(self, labels: Labels) -> tf.Tensor:
+        """The output bias of a fresh head: the log-odds; of an imputed error, what to expect.
+
+        A head at the log-odds z of the rate p has the mean BCE softplus(z) - p z, its entropy.
+        """
+        z = self.log_odds(labels)
+        if self.estimator != "imputed_error":
+            return z
+        return tf.nn.softplus(z) - tf.sigmoid(z) * z
 
     def log_odds(self, labels: Labels) -> tf.Tensor:
         """Log-odds of the label's smoothed rate in the space, (positives + 1) / (rows + 2).

@@ -1,7 +1,7 @@
 """MMoE: the heads of the shared bottom over a mixture of experts each (Ma et al., KDD 2018).
 
-    f_k(x) = sum over i of softmax(W_k x)_i E_i(x)        eq. 6-7
-    p_k    = sigmoid(t_k(f_k(x)))                         eq. 5
+    f_k(x) = sum over i of softmax(W_k x)_i E_i(x)
+    p_k    = sigmoid(t_k(f_k(x)))
 
 x are the inputs after the cross layers; `model.cross_layers = 0` gives the paper's network, whose
 experts read the embeddings as they are. The experts are in `model/experts.py`.
@@ -16,7 +16,7 @@ class MMoE(SharedBottom):
 
     about = About(
         family="multi-task",
-        source="Ma et al., KDD 2018, eq. 5-7",
+        source="Ma et al., KDD 2018",
         equation="f_k(x) = sum over i of softmax(W_k x)_i E_i(x) in place of f",
         assumes="as `shared_bottom`; tasks that differ in what they need of x",
         use="where tasks disturb each other; with `model.bottom = mmoe` in any model",

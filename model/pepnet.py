@@ -1,7 +1,7 @@
 """PEPNet: embeddings gated by the domain, towers gated by the person (Chang et al., KDD 2023).
 
-    EPNet   O = E * 2 sigmoid(V relu(W [domain; sg(E)]))        eq. 5-6
-    PPNet   h <- h * 2 sigmoid(V' relu(W' [person; sg(s)]))     eq. 7-8, a gate a layer and task
+    EPNet   O = E * 2 sigmoid(V relu(W [domain; sg(E)]))
+    PPNet   h <- h * 2 sigmoid(V' relu(W' [person; sg(s)]))     a gate a layer and task
 
 E are all inputs of the network side by side. The domain is the moment of the request: kind of the
 coming promotion, hours to it, hour and day of the week. The person is made of the embeddings of the
@@ -72,7 +72,7 @@ class PEPNet(SharedBottom):
 
     about = About(
         family="multi-task",
-        source="Chang et al., KDD 2023, eq. 5-8",
+        source="Chang et al., KDD 2023, arXiv 2302.01115",
         equation="inputs and hidden units times 2 sigmoid(gate of the domain, of the person)",
         assumes="as `shared_bottom`; inputs weigh differently by promotion and person",
         use="where several kinds of promotions share one model",

@@ -4,8 +4,8 @@ Tang et al., RecSys 2020; the heads are those of the shared bottom.
 
 Level j of task k, with its own experts and the shared ones side by side in S_kj, and x_k0 = x:
 
-    x_kj = softmax(W_kj x_k(j-1)) S_kj(x_k(j-1), x_s(j-1))        eq. 1-3, 5-6
-    p_k  = sigmoid(t_k(x_kJ))                                     eq. 7
+    x_kj = softmax(W_kj x_k(j-1)) S_kj(x_k(j-1), x_s(j-1))
+    p_k  = sigmoid(t_k(x_kJ))
 
 x_sj is what a gate over all experts of a level mixes for the shared experts of the next one. There
 is one level for each number in `model.trunk_units`, whose experts have one layer of that width. The
@@ -21,7 +21,7 @@ class PLE(SharedBottom):
 
     about = About(
         family="multi-task",
-        source="Tang et al., RecSys 2020, eq. 1-7",
+        source="Tang et al., RecSys 2020",
         equation="as `mmoe`, with experts of each task beside the shared ones, in levels",
         assumes="as `mmoe`; some of what a task needs hurts the others",
         use="where MMoE's tasks still see-saw; with `model.bottom = ple` in any model",

@@ -4,6 +4,7 @@ from cmdcm.core.config import ModelConfig
 from cmdcm.features.spec import FeatureSpec
 from cmdcm.model.base import RankingModel
 from cmdcm.model.cmdcm import CMDCM
+from cmdcm.model.dcmt import DCMT
 from cmdcm.model.delayed.as_observed import AsObserved
 from cmdcm.model.delayed.defer import DEFER
 from cmdcm.model.delayed.defuse import DEFUSE
@@ -13,7 +14,10 @@ from cmdcm.model.delayed.fnc import FNC
 from cmdcm.model.delayed.fnw import FNW
 from cmdcm.model.delayed.fsiw import FSIW
 from cmdcm.model.delayed.ulc import ULC
+from cmdcm.model.escm2 import ESCM2DR, ESCM2IPS
+from cmdcm.model.esm2 import ESM2
 from cmdcm.model.esmm import ESMM
+from cmdcm.model.hm3 import HM3
 from cmdcm.model.mmoe import MMoE
 from cmdcm.model.pepnet import PEPNet
 from cmdcm.model.ple import PLE
@@ -29,6 +33,11 @@ MODELS: dict[str, type[RankingModel]] = {
     "ple": PLE,
     "pepnet": PEPNet,
     "esmm": ESMM,
+    "esm2": ESM2,
+    "hm3": HM3,
+    "escm2_ips": ESCM2IPS,
+    "escm2_dr": ESCM2DR,
+    "dcmt": DCMT,
     "as_observed": AsObserved,
     "dfm": DFM,
     "fnw": FNW,

@@ -103,7 +103,6 @@ def train(
     with place.strategy.scope():
         model = build_model(data, config)
         optimizer = make_optimizer(model, config.training)
-    check_labels(model, data)
     run = _Run(model, optimizer, data, Path(output), config, place, progress, observers)
     run.stepping.meet()  # what was there is deleted
     run.resume()
@@ -116,8 +115,14 @@ def train(
 
 
 def build_model(data: ExampleSet, config: Config) -> RankingModel:
-    """Builds the configured model: all its variables, and the scale of the numeric inputs."""
+    """Builds the configured model: all its variables, and the scale of the numeric inputs.
+
+    Raises:
+        ConfigError: As `check_labels`.
+        DataError: As `check_labels`.
+    """
     model = make_model(data.spec, config.model)
+    check_labels(model, data)
     batches = examples(
         data.files("train", config.training.on_corrupt),
         data.spec,

@@ -29,8 +29,11 @@ With cross-fitting (Chernozhukov et al., 2018) each fold k of users has nuisance
 takes those of its user's fold. Their towers have not seen the user, the shared layers have.
 
 ESCM2 (SIGIR 2022) imputes the error BCE(L, z) instead, by a head of its own that does not know z:
-d + w (BCE(L, z) - d). Its value is doubly robust too, but its gradient for z is that of `ipw`, and
-so is what the outcome head learns.
+
+    dr_error  mean over D = 0 of dh + w (BCE(L, z) - dh), dh trained by the mean of w (BCE - dh)^2
+
+Its value is doubly robust too, but its gradient for z is that of `ipw`, and so is what the outcome
+head learns.
 
 Identification rests on consistency, positivity and ignorability given x; nothing here can test the
 last one.
@@ -50,17 +53,23 @@ from cmdcm.model.weights import importance_weights, overlap_weights
 ARMS = {"1": "carted", "0": "uncarted"}
 """The arms and their task spaces."""
 
+RISKS = {space: f"r{arm}" for arm, space in ARMS.items()}
+"""The outcome head of each task space."""
+
 IMPUTED = {space: f"i{arm}" for arm, space in ARMS.items()}
-"""The imputed outcome of each task space."""
+"""The imputed outcome, or error, of each task space."""
+
+IMPUTATIONS = {"dr": "naive", "dr_error": "imputed_error"}
+"""The estimators with an imputation, and how it is trained."""
 
 
 def transition_heads(
     estimator: str, weight: float, folds: int = 1, linear: bool = False
 ) -> list[Head]:
-    """The outcome heads `r1`, `r0` and, for `dr`, the imputed outcomes `i1`, `i0`.
+    """The outcome heads `r1`, `r0` and, for `dr` and `dr_error`, the imputations `i1`, `i0`.
 
     Args:
-        estimator: One of `ARM_ESTIMATORS`.
+        estimator: One of `ARM_ESTIMATORS`, or `entire_space` for heads without a risk.
         weight: Weight of each risk in the total.
         folds: With K > 1, of `dr`, K sets of nuisances; they share the weight of one.
         linear: Whether `r1` and `r0` are linear in the effect modifiers (`model/modifiers.py`).
@@ -69,11 +78,12 @@ def transition_heads(
         Head(f"r{arm}", "delayed", space, weight, estimator, linear=linear)
         for arm, space in ARMS.items()
     ]
-    if estimator != "dr":
+    if estimator not in IMPUTATIONS:
         return heads
     if folds == 1:
         return heads + [
-            Head(f"i{arm}", "delayed", space, weight, "naive") for arm, space in ARMS.items()
+            Head(f"i{arm}", "delayed", space, weight, IMPUTATIONS[estimator])
+            for arm, space in ARMS.items()
         ]
     share = weight / folds
     for k in range(folds):
@@ -84,9 +94,9 @@ def transition_heads(
     return heads
 
 
-def transition_event(propensity: tf.Tensor, r1: tf.Tensor, r0: tf.Tensor) -> Event:
-    """P(L = 1 | D = 0, x) = e r1 + (1 - e) r0, from the logits, [N] each."""
-    return mixture(from_logit(propensity), from_logit(r1), from_logit(r0))
+def transition_event(cart: Event, r1: tf.Tensor, r0: tf.Tensor) -> Event:
+    """P(L = 1 | D = 0, x) = e r1 + (1 - e) r0, from the cart's event and the logits, [N] each."""
+    return mixture(cart, from_logit(r1), from_logit(r0))
 
 
 def arm_risk(
@@ -109,7 +119,8 @@ def arm_risk(
         probability: [N], P(arm | x); gets no gradient.
         estimator: One of `ARM_ESTIMATORS`.
         clip: Lower bound of `probability` in the weights.
-        imputed: [N], logits of the imputed outcome m, for `dr`; get no gradient.
+        imputed: [N], logits of the imputed outcome m, for `dr`, or the imputed error, for
+            `dr_error`; get no gradient.
     """
     if estimator not in ARM_ESTIMATORS:
         raise ValueError(f"`estimator` should be one of {ARM_ESTIMATORS}. Received: {estimator}")
@@ -125,9 +136,37 @@ def arm_risk(
     if estimator == "ipw":
         return HeadLoss(losses, weights, base=space)
     if imputed is None:
-        raise ValueError("`imputed` is needed for the doubly robust estimator. Received: None")
+        raise ValueError("`imputed` is needed for the doubly robust estimators. Received: None")
+    if estimator == "dr_error":
+        error = tf.stop_gradient(imputed)
+        return HeadLoss(error + weights * (losses - error), space)
     outcome = tf.stop_gradient(tf.sigmoid(imputed))
     return HeadLoss(binary_cross_entropy(outcome + weights * (delayed - outcome), logits), space)
+
+
+def imputation_risk(
+    in_arm: tf.Tensor,
+    space: tf.Tensor,
+    delayed: tf.Tensor,
+    logits: tf.Tensor,
+    probability: tf.Tensor,
+    clip: float,
+    imputed: tf.Tensor,
+) -> HeadLoss:
+    """Risk of an imputed error: w (BCE(L, z) - dh)^2, mean over `space`; z gets no gradient.
+
+    Args:
+        in_arm: As in `arm_risk`, like all that follows but the last.
+        space: [N].
+        delayed: [N].
+        logits: [N].
+        probability: [N].
+        clip: Lower bound of `probability`.
+        imputed: [N], the imputed error dh.
+    """
+    error = tf.stop_gradient(binary_cross_entropy(delayed, logits))
+    weights = importance_weights(in_arm, probability, clip).values
+    return HeadLoss(tf.square(error - imputed), weights, base=space)
 
 
 def transition_losses(
@@ -137,28 +176,31 @@ def transition_losses(
 
     Args:
         heads: The model's heads.
-        logits: Of the heads and of `propensity`, [N] each.
+        logits: Of the heads and, where one has a risk, of `propensity`, [N] each.
         labels: `cart`, `direct` and `delayed`, and with cross-fitting `FOLD`, [N] each.
         clip: Lower bound of the propensities in the weights.
     """
     folds = sum(head.name.startswith("i1") for head in heads)
     losses = {}
     for head in heads:
-        if head.estimator not in ARM_ESTIMATORS:
+        if head.estimator not in (*ARM_ESTIMATORS, "imputed_error"):
             continue
         sign = {"carted": 1.0, "uncarted": -1.0}[head.space]
-        risk = arm_risk(
+        outcome = RISKS[head.space] if head.estimator == "imputed_error" else head.name
+        arm = (
             head.mask(labels),
             SPACES["not_direct"](labels),
             labels[head.label],
-            logits[head.name],
+            logits[outcome],
             tf.sigmoid(sign * _out_of_fold("propensity", logits, labels, folds)),
-            head.estimator,
-            clip,
-            _out_of_fold(IMPUTED[head.space], logits, labels, folds)
-            if head.estimator == "dr"
-            else None,
         )
+        if head.estimator == "imputed_error":
+            risk = imputation_risk(*arm, clip, logits[head.name])
+        elif head.estimator in IMPUTATIONS:
+            imputed = _out_of_fold(IMPUTED[head.space], logits, labels, folds)
+            risk = arm_risk(*arm, head.estimator, clip, imputed)
+        else:
+            risk = arm_risk(*arm, head.estimator, clip)
         losses[head.name] = dataclasses.replace(risk, weight=head.weight)
     return losses
 

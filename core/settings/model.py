@@ -35,6 +35,7 @@ class ModelConfig(Section):
             trained on the other K - 1 folds of users; 1 trains one set of them on all.
         propensity_clip: Lower bound of P(arm | x) in the weights; `overlap` needs none.
         transition_weight: Weight of the potential-outcome risks in the loss.
+        counterfactual_weight: Of DCMT: weight of its counterfactual prior.
         effect_modifiers: Numeric inputs that the potential-outcome heads are linear in, a marginal
             structural model; the delayed purchase then has a head of its own. Empty for heads over
             all inputs.
@@ -54,6 +55,11 @@ class ModelConfig(Section):
         "ple",
         "pepnet",
         "esmm",
+        "esm2",
+        "hm3",
+        "escm2_ips",
+        "escm2_dr",
+        "dcmt",
         "as_observed",
         "dfm",
         "fnw",
@@ -85,6 +91,7 @@ class ModelConfig(Section):
     cross_fit_folds: int = Field(1, ge=1, le=10)
     propensity_clip: float = Field(0.03, gt=0, lt=0.5)
     transition_weight: float = Field(0.2, ge=0)
+    counterfactual_weight: float = Field(0.001, ge=0)
     effect_modifiers: tuple[str, ...] = ()
     l2_embeddings: float = Field(1e-4, ge=0)
     waiting_hours: float = Field(24.0, ge=0)

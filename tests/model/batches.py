@@ -45,6 +45,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "ple": {"name": "ple", "trunk_units": (6, 5)},
     "pepnet": {"name": "pepnet"},
     "esmm": {"name": "esmm"},
+    "esm2": {"name": "esm2"},
+    "hm3": {"name": "hm3"},
+    "escm2_ips": {"name": "escm2_ips"},
+    "escm2_dr": {"name": "escm2_dr"},
+    "dcmt": {"name": "dcmt", "counterfactual_weight": 0.3},
     **{name: {"name": name} for name in DELAYED},
     "es_dfm-direct": {"name": "es_dfm", "delayed_label": "direct", "waiting_hours": 12},
     "cmdcm": {},
@@ -67,7 +72,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 def tiny_spec(
     columns: tuple[str, ...] = COLUMNS,
     string_ids: tuple[str, ...] = (),
-    labels: LabelsConfig = LabelsConfig(),  # noqa: B008 - frozen
+    labels: LabelsConfig = LabelsConfig(micro=True),  # noqa: B008 - frozen
 ) -> FeatureSpec:
     """The spec of a log with `columns`: one look-back window, sequences of 4 and 3."""
     config = FeaturesConfig(

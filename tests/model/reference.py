@@ -92,7 +92,7 @@ def arm_risk(
     clip: float,
     imputed: Array | None = None,
 ) -> float:
-    """Risk of one arm's outcome head, from its probabilities and the imputed ones."""
+    """Risk of one arm's outcome head, from its probabilities and the imputed ones (or errors)."""
     total, weight_sum = 0.0, 0.0
     space, count = 0, 0
     for n in range(len(in_arm)):
@@ -100,9 +100,10 @@ def arm_risk(
             continue
         space += 1
         guess = 0.0
-        if estimator == "dr":
+        if estimator.startswith("dr"):
             assert imputed is not None
-            guess = float(cross_entropy(imputed[n], outcome[n]))
+            error = estimator == "dr_error"
+            guess = float(imputed[n] if error else cross_entropy(imputed[n], outcome[n]))
             total += guess
         if not in_arm[n]:
             continue

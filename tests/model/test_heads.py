@@ -13,6 +13,7 @@ LABELS = {
     "direct": tf.constant([1.0, 1.0, 0.0, 0.0, 0.0]),
     "cart": tf.constant([1.0, 0.0, 1.0, 0.0, 0.0]),
     "delayed": tf.constant([0.0, 0.0, 1.0, 1.0, 0.0]),
+    "micro": tf.constant([1.0, 0.0, 0.0, 1.0, 1.0]),
 }
 LOGITS = tf.constant([0.5, -1.0, 2.0, 0.3, -2.0])
 MASKS = {
@@ -21,6 +22,8 @@ MASKS = {
     "not_direct": [0, 0, 1, 1, 1],
     "carted": [0, 0, 1, 0, 0],
     "uncarted": [0, 0, 0, 1, 1],
+    "micro": [0, 0, 0, 1, 1],
+    "no_micro": [0, 0, 1, 0, 0],
 }
 every_space = pytest.mark.parametrize("space", MASKS)
 

@@ -41,6 +41,8 @@ every_network = pytest.mark.parametrize(
         "ple",
         "pepnet",
         "esmm",
+        "hm3",
+        "escm2_dr",
         "es_dfm",
         "fnc",
         "cmdcm",
@@ -95,17 +97,21 @@ def heads(variant: str) -> list[str]:
     return list(reference.heads(*settings, config.effect_modifiers))
 
 
+def probabilities(logits: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {n: reference.sigmoid(z) for n, z in logits.items()}
+
+
 def expected_outputs(variant: str, logits: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     config = config_of(variant)
     if config.name in ZOO:
-        return ZOO[config.name].predictions({n: reference.sigmoid(z) for n, z in logits.items()})
+        return ZOO[config.name].predictions(probabilities(logits))
     return reference.predictions(config.transition, logits)
 
 
 def expected_loss(variant: str, logits: dict[str, np.ndarray], labels: dict) -> float:
     config = config_of(variant)
     if config.name in ZOO:
-        p = {n: reference.sigmoid(z) for n, z in logits.items()}
+        p = probabilities(logits)
         return ZOO[config.name].loss(p, labels, config.model_dump())
     settings = config.transition, config.estimator
     clip, weight = config.propensity_clip, config.transition_weight
@@ -175,7 +181,7 @@ def test_names_of_the_outputs():
         expected = {"p_conversion"}
         if MODELS[config_of(variant).name].about.family not in ("baselines", "delayed feedback"):
             expected |= {"p_direct", "p_cart", "p_delayed"}
-        if variant.startswith("cmdcm") and variant != "cmdcm-no-transition":
+        if "r1" in heads(variant):
             expected |= {"cart_effect", *diagnostics}
         assert names == expected
         assert names - diagnostics <= set(OUTPUTS)
@@ -271,7 +277,7 @@ def test_other_logs(columns, strings):
 
 @every_variant
 def test_loss_against_the_reference(variant):
-    names = ("direct", "cart", "delayed", "conversion", "conversion_delay_ms")
+    names = ("direct", "cart", "micro", "delayed", "conversion", "conversion_delay_ms")
     labels = {name: BATCH[name].numpy() for name in names}
     folds = config_of(variant).cross_fit_folds
     if folds > 1:
@@ -401,6 +407,7 @@ def test_towers_differ_from_the_start():
     "variant",
     [
         "single_task",
+        "hm3",
         "ple",
         "pepnet",
         "defuse",

@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from cmdcm.model.heads import ARM_ESTIMATORS, Head, HeadLoss
 from cmdcm.model.losses import weighted_mean
+from cmdcm.model.probability import from_logit
 from cmdcm.model.transition import (
     arm_risk,
     transition_event,
@@ -23,7 +24,7 @@ from cmdcm.tests.model.reference import cross_entropy, logit, sigmoid
 
 CLIP = 1e-6
 every_estimator = pytest.mark.parametrize("estimator", ARM_ESTIMATORS)
-debiased = pytest.mark.parametrize("estimator", ["ipw", "snipw", "dr"])
+debiased = pytest.mark.parametrize("estimator", ["ipw", "snipw", "dr", "dr_error"])
 
 
 def f32(values: object) -> tf.Tensor:
@@ -41,7 +42,7 @@ def losses_of(
 
 
 def heads_of(estimator: str) -> list[str]:
-    return ["r1", "r0", "i1", "i0"] if estimator == "dr" else ["r1", "r0"]
+    return ["r1", "r0", "i1", "i0"] if estimator.startswith("dr") else ["r1", "r0"]
 
 
 def random_arm() -> dict[str, Any]:
@@ -58,7 +59,7 @@ def random_arm() -> dict[str, Any]:
 
 
 def test_the_estimators():
-    assert ARM_ESTIMATORS == ("naive", "ipw", "snipw", "overlap", "dr")
+    assert ARM_ESTIMATORS == ("naive", "ipw", "snipw", "overlap", "dr", "dr_error")
 
 
 def test_an_unknown_estimator_is_named():
@@ -73,7 +74,7 @@ def test_doubly_robust_needs_the_imputation():
 
 def test_the_transition_is_the_mixture_of_the_arms():
     e, r1, r0 = np.random.default_rng(0).normal(0, 3, [3, 50])
-    event = transition_event(f32(e), f32(r1), f32(r0))
+    event = transition_event(from_logit(f32(e)), f32(r1), f32(r0))
     expected = sigmoid(e) * sigmoid(r1) + (1 - sigmoid(e)) * sigmoid(r0)
     np.testing.assert_allclose(tf.exp(event.yes), expected, rtol=1e-5)
 
@@ -98,7 +99,8 @@ def test_risks_against_the_reference(estimator, clip):
         clip,
         f32(imputed),
     )
-    data = (in_arm, direct, delayed, sigmoid(outcome), probability, clip, sigmoid(imputed))
+    guess = imputed if estimator == "dr_error" else sigmoid(imputed)
+    data = (in_arm, direct, delayed, sigmoid(outcome), probability, clip, guess)
     assert float(mean(risk)) == pytest.approx(reference.arm_risk(estimator, *data), rel=1e-5)
 
 
@@ -474,7 +476,7 @@ def test_extreme_logits_are_finite(estimator):
     rows = [(*z, *y) for z in extreme for y in labels]
     propensity, r1, r0, imputed, direct, cart, delayed = f32(rows).numpy().T
     logits = {"propensity": f32(propensity), "r1": f32(r1), "r0": f32(r0)}
-    if estimator == "dr":
+    if "i1" in heads_of(estimator):
         logits |= {"i1": f32(imputed), "i0": f32(imputed)}
     names = {"direct": f32(direct), "cart": f32(cart), "delayed": f32(delayed)}
     assert set(tf.sigmoid(logits["propensity"]).numpy()) == {0.0, 1.0}
