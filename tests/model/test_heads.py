@@ -14,6 +14,8 @@ LABELS = {
     "cart": tf.constant([1.0, 0.0, 1.0, 0.0, 0.0]),
     "delayed": tf.constant([0.0, 0.0, 1.0, 1.0, 0.0]),
     "micro": tf.constant([1.0, 0.0, 0.0, 1.0, 1.0]),
+    "final": tf.constant([1.0, 0.0, 1.0, 0.0, 1.0]),
+    "early": tf.constant([1.0, 0.0, 0.0, 0.0, 1.0]),
 }
 LOGITS = tf.constant([0.5, -1.0, 2.0, 0.3, -2.0])
 MASKS = {
@@ -24,6 +26,8 @@ MASKS = {
     "uncarted": [0, 0, 0, 1, 1],
     "micro": [0, 0, 0, 1, 1],
     "no_micro": [0, 0, 1, 0, 0],
+    "converted": [1, 0, 1, 0, 1],
+    "unseen": [0, 1, 1, 1, 0],
 }
 every_space = pytest.mark.parametrize("space", MASKS)
 
