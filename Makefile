@@ -56,5 +56,8 @@ model-map: venv ## write the map of the models in docs/models.md anew
 bazel-test: venv ## the tests through their BUILD targets
 	@tools/bazel/test.sh $(VENV)
 
+check-airflow: venv ## the DAG of docs/schedulers with a real Airflow, in build/airflow
+	@$(VENV)/bin/python -m cmdcm.tools.check_airflow
+
 clean: ## remove what was built; .venv and out stay
 	@rm -rf build dist cmdcm.egg-info .mypy_cache .ruff_cache .hypothesis

@@ -15,13 +15,18 @@ from cmdcm.jobs.retrain.dry_run import describe
 from cmdcm.jobs.retrain.job import Decision, Request, retrain
 from cmdcm.jobs.retrain.plan import STEPS, until
 from cmdcm.jobs.retrain.steps import names
+from cmdcm.jobs.retrain.window import NEXT, promotion_name
 
 EXAMPLE = "cmdcm retrain --promotion double11-2026 --as-of 2026-10-25 --config production.toml"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's flags."""
-    parser.add_argument("--promotion", required=True, help="name of the promotion to prepare for")
+    parser.add_argument(
+        "--promotion",
+        required=True,
+        help=f"name of the promotion to prepare for; {NEXT} for the first one that is not over",
+    )
     parser.add_argument(
         "--as-of",
         default="",
@@ -52,17 +57,22 @@ def run(args: argparse.Namespace, config: Config) -> int:
     if args.override and not (args.by and args.reason):
         raise ConfigError("--override needs --by and --reason")
     if args.dry_run:
-        for line in describe(config, args.promotion, as_of, args.until):
+        for line in describe(config, _name(args, config, as_of), as_of, args.until):
             print(line)
         return 0
     by = args.by or getpass.getuser()
     for day in _days(args.backfill, as_of):
         last = args.until if args.until in names(until("gate")) else "gate"
-        _print(retrain(config, Request(args.promotion, day, last, by)), day)
+        _print(retrain(config, Request(_name(args, config, day), day, last, by)), day)
     reason = args.reason if args.override else ""
-    decision = retrain(config, Request(args.promotion, as_of, args.until, by, reason))
+    request = Request(_name(args, config, as_of), as_of, args.until, by, reason)
+    decision = retrain(config, request)
     _print(decision, as_of)
     return decision.exit_code
+
+
+def _name(args: argparse.Namespace, config: Config, as_of: str) -> str:
+    return promotion_name(config, args.promotion, as_of)
 
 
 def _print(decision: Decision, as_of: str) -> None:

@@ -12,6 +12,9 @@ from cmdcm.core.errors import ConfigError, DataError
 from cmdcm.datasets.calendar import Promotion, PromotionCalendar, calendar_of, to_ms
 from cmdcm.features.labels import Periods
 
+NEXT = "next"
+"""Stands for the first promotion that is not over."""
+
 
 @dataclass(frozen=True)
 class Window:
@@ -111,3 +114,21 @@ def check_nothing_later(manifest: Mapping[str, Any], as_of_ms: int, where: str) 
     last = to_ms(str(manifest["last_timestamp"]), "UTC")
     if last >= as_of_ms:
         raise DataError(f"{where} holds an event of {manifest['last_timestamp']}, after the as-of")
+
+
+def promotion_name(config: Config, promotion: str, as_of: str) -> str:
+    """Returns the name of a promotion; `next` stands for the first one that is not over.
+
+    Raises:
+        ConfigError: All promotions of the calendar are over at the as-of instant.
+    """
+    if promotion != NEXT:
+        return promotion
+    calendar = calendar_of(config.calendar)
+    instant = to_ms(as_of, calendar.timezone)
+    coming = [p for p in calendar.promotions if p.promotion_end_ms > instant]
+    if not coming:
+        raise ConfigError(
+            f"no promotion of the calendar is to come at {as_of}; add the next one to [calendar]"
+        )
+    return min(coming, key=lambda p: p.promotion_end_ms).name
