@@ -30,6 +30,8 @@ OUTPUTS = {
     "p_cart": "probability of an intent event (cart) before the promotion",
     "p_delayed": "probability of a delayed purchase: none before, one on the promotion days",
     "p_conversion": "probability of a purchase, direct or delayed",
+    "p_refunded": "probability of a purchase that is taken back",
+    "p_effective": "probability of a purchase that is not taken back",
     "cart_effect": "P(delayed | do(cart)) - P(delayed | do(no cart)), among clicks without a "
     "direct purchase",
 }

@@ -39,6 +39,7 @@ SPACES: dict[str, Callable[[Labels], tf.Tensor]] = {
     "uncarted": lambda labels: (1.0 - labels["direct"]) * (1.0 - labels["cart"]),
     "micro": lambda labels: (1.0 - labels["direct"]) * labels["micro"],
     "no_micro": lambda labels: (1.0 - labels["direct"]) * (1.0 - labels["micro"]),
+    "bought": lambda labels: labels["conversion"],
     "converted": lambda labels: labels["final"],
     "unseen": lambda labels: 1.0 - labels["early"],
 }

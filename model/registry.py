@@ -9,6 +9,7 @@ from cmdcm.model.delayed.as_observed import AsObserved
 from cmdcm.model.delayed.defer import DEFER
 from cmdcm.model.delayed.defuse import DEFUSE
 from cmdcm.model.delayed.dfm import DFM
+from cmdcm.model.delayed.ecad import ECAD
 from cmdcm.model.delayed.es_dfm import ESDFM
 from cmdcm.model.delayed.fnc import FNC
 from cmdcm.model.delayed.fnw import FNW
@@ -47,6 +48,7 @@ MODELS: dict[str, type[RankingModel]] = {
     "defer": DEFER,
     "defuse": DEFUSE,
     "ulc": ULC,
+    "ecad": ECAD,
 }
 """Every model has a line in the map of docs/models.md, made by `make model-map` of its `about`."""
 

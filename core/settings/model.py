@@ -69,6 +69,7 @@ class ModelConfig(Section):
         "defer",
         "defuse",
         "ulc",
+        "ecad",
     ] = "cmdcm"
     embedding_dim: int = Field(8, ge=1)
     sequence_encoder: Literal["target_attention", "din", "mean_pooling", "lrea", "srn"] = (

@@ -52,6 +52,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "dcmt": {"name": "dcmt", "counterfactual_weight": 0.3},
     **{name: {"name": name} for name in DELAYED},
     "es_dfm-direct": {"name": "es_dfm", "delayed_label": "direct", "waiting_hours": 12},
+    "ecad": {"name": "ecad"},
     "cmdcm": {},
     "cmdcm-naive": {"estimator": "naive"},
     "cmdcm-ipw": {"estimator": "ipw"},

@@ -161,6 +161,16 @@ def delayed(*auxiliary: str, served: Callable[[Arrays], dict[str, Array]] = conv
     return Rival(("conversion", *auxiliary), served, history_loss)
 
 
+def ecad(p: Arrays) -> dict[str, Array]:
+    c, r = p["conversion"], p["refund"]
+    return {"p_conversion": c, "p_refunded": c * r, "p_effective": c * (1 - r)}
+
+
+def ecad_loss(p: Arrays, y: Arrays, _: Settings) -> float:
+    out = ecad(p)
+    return sum(mean_cross_entropy(y[n], out[f"p_{n}"]) for n in ("conversion", "refunded"))
+
+
 ZOO = {
     "vanilla": one_head("direct"),
     "single_task": one_head("conversion"),
@@ -189,4 +199,5 @@ ZOO = {
     "defer": delayed("seen"),
     "defuse": delayed("dp", "z"),
     "ulc": delayed("z"),
+    "ecad": Rival(("conversion", "refund"), ecad, ecad_loss),
 }

@@ -327,3 +327,56 @@ def test_the_first_rate_is_that_of_the_mean_delay():
     hours = batch["conversion_delay_ms"].numpy()[converted] / HOUR
     expected = -np.log((hours.sum() + 1) / (len(hours) + 1))
     assert float(model.towers["rate"].logit.bias[0]) == pytest.approx(expected, rel=1e-5)
+
+
+# Refunds
+
+
+def test_ecad_by_hand():
+    model = tiny_model(SPEC, name="ecad")
+    logits = {"conversion": logit([0.4, 0.4, 0.4]), "refund": logit([0.25, 0.25, 0.25])}
+    outputs = model.predictions(logits)
+    np.testing.assert_allclose(outputs["p_effective"], [0.3] * 3, rtol=1e-5)
+    np.testing.assert_allclose(outputs["p_refunded"], [0.1] * 3, rtol=1e-5)
+    labels = {"direct": zeros, "conversion": [1.0, 1, 0], "refunded": [1.0, 0, 0]}
+    losses = model.head_losses(logits, tensors(labels))
+    np.testing.assert_allclose(losses["refund"].losses, -np.log([0.1, 0.9, 0.9]), rtol=1e-5)
+    np.testing.assert_allclose(losses["conversion"].losses, -np.log([0.4, 0.4, 0.6]), rtol=1e-5)
+
+
+def test_ecad_without_refunds_is_the_conversion_model():
+    model = tiny_model(SPEC, name="ecad")
+    logits = {"conversion": logit([0.2, 0.7]), "refund": tf.constant([-80.0, -80.0])}
+    np.testing.assert_allclose(model.predictions(logits)["p_effective"], [0.2, 0.7], rtol=1e-5)
+    labels = {"direct": zeros, "conversion": Y, "refunded": zeros}
+    losses = model.head_losses(logits, tensors(labels))
+    np.testing.assert_allclose(losses["refund"].losses, [0, 0], atol=1e-6)
+
+
+def test_the_minimiser_of_ecad_is_the_true_probabilities():
+    # Of clicks: 30 % convert, 40 % of which are refunded. The gradient is zero there.
+    model = tiny_model(SPEC, name="ecad")
+    labels = {"direct": np.zeros(3), "conversion": [1.0, 1, 0], "refunded": [1.0, 0, 0]}
+    masses = tf.constant([0.12, 0.18, 0.7])
+    both = {"conversion": logit([0.3]), "refund": logit([0.4])}
+    with tf.GradientTape() as tape:
+        tape.watch(both)
+        logits = {name: tf.repeat(z, 3) for name, z in both.items()}
+        losses = model.head_losses(logits, tensors(labels)).values()
+        loss = tf.add_n([tf.reduce_sum(masses * head.losses) for head in losses])
+    for gradient in tape.gradient(loss, both).values():
+        np.testing.assert_allclose(gradient, [0], atol=1e-6)
+
+
+def test_ecad_is_finite_at_extreme_logits():
+    model = tiny_model(SPEC, name="ecad")
+    c, r = (tf.constant(v, tf.float32) for v in np.meshgrid([-1e4, 1e4] * 3, [-1e4, 1e4]))
+    logits = {"conversion": tf.reshape(c, [-1]), "refund": tf.reshape(r, [-1])}
+    labels = {"conversion": np.tile([1.0, 1, 0], 4), "refunded": np.tile([1.0, 0, 0], 4)}
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch(logits)
+        losses = model.head_losses(logits, tensors({"direct": np.zeros(12), **labels}))
+        loss = tf.add_n([tf.reduce_sum(head.losses) for head in losses.values()])
+    assert np.isfinite(loss)
+    for gradient in tape.gradient(loss, logits).values():
+        assert np.isfinite(gradient).all()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from cmdcm.core.config import ModelConfig, TrainingConfig
+from cmdcm.core.config import LabelsConfig, ModelConfig, TrainingConfig
 from cmdcm.features.spec import FeatureSpec
 from cmdcm.model.base import OUTPUTS, RankingModel
 from cmdcm.model.optimizer import make_optimizer
@@ -30,7 +30,7 @@ from cmdcm.tests.model.batches import (
 )
 from cmdcm.tests.model.reference_zoo import INDEPENDENT, ZOO
 
-SPEC = tiny_spec()
+SPEC = tiny_spec(labels=LabelsConfig(micro=True, refunded=True))
 BATCH = random_batch(SPEC, 24)
 every_variant = pytest.mark.parametrize("variant", VARIANTS)
 every_network = pytest.mark.parametrize(
@@ -181,6 +181,8 @@ def test_names_of_the_outputs():
         expected = {"p_conversion"}
         if MODELS[config_of(variant).name].about.family not in ("baselines", "delayed feedback"):
             expected |= {"p_direct", "p_cart", "p_delayed"}
+        if variant == "ecad":
+            expected |= {"p_refunded", "p_effective"}
         if "r1" in heads(variant):
             expected |= {"cart_effect", *diagnostics}
         assert names == expected
@@ -195,6 +197,8 @@ def test_the_label_of_an_output():
         "p_cart": "cart",
         "p_delayed": "delayed",
         "p_conversion": "conversion",
+        "p_refunded": "refunded",
+        "p_effective": None,
         "cart_effect": None,
         "propensity": None,
         "p_unheard": None,
@@ -277,7 +281,8 @@ def test_other_logs(columns, strings):
 
 @every_variant
 def test_loss_against_the_reference(variant):
-    names = ("direct", "cart", "micro", "delayed", "conversion", "conversion_delay_ms")
+    labelled = ("direct", "cart", "micro", "delayed", "conversion", "refunded")
+    names = (*labelled, "conversion_delay_ms")
     labels = {name: BATCH[name].numpy() for name in names}
     folds = config_of(variant).cross_fit_folds
     if folds > 1:
