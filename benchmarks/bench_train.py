@@ -34,7 +34,8 @@ from cmdcm.core.config import Config
 from cmdcm.features.columns import LABELS
 from cmdcm.features.input import examples
 from cmdcm.features.spec import FeatureSpec
-from cmdcm.model.inputs import feature_ids, is_number, number
+from cmdcm.model.inputs import is_number, number
+from cmdcm.model.rows import feature_ids
 from cmdcm.model.training import training_columns
 
 ROWS = {"100k": 100_000, "1m": 1_000_000}

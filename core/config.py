@@ -34,6 +34,7 @@ from cmdcm.core.settings.retrain import RetrainConfig
 from cmdcm.core.settings.serving import ExportConfig, ServingConfig
 from cmdcm.core.settings.simulation import SimulateConfig
 from cmdcm.core.settings.streaming import StreamConfig
+from cmdcm.core.settings.tables import TablesConfig
 from cmdcm.core.settings.training import CalibrationConfig, TrackingConfig, TrainingConfig
 
 __all__ = [
@@ -61,6 +62,7 @@ __all__ = [
     "SimulateConfig",
     "SplitConfig",
     "StreamConfig",
+    "TablesConfig",
     "TrackingConfig",
     "TrainingConfig",
     "ValidationConfig",
@@ -83,6 +85,7 @@ class Config(Section):
     validation: ValidationConfig = ValidationConfig()
     split: SplitConfig = SplitConfig()
     model: ModelConfig = ModelConfig()
+    tables: TablesConfig = TablesConfig()
     training: TrainingConfig = TrainingConfig()
     tracking: TrackingConfig = TrackingConfig()
     stream: StreamConfig = StreamConfig()

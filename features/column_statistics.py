@@ -22,7 +22,7 @@ DISTINCT, HASHES, COMPONENT, KNOWN = "distinct", "hashes", "component:", "in_voc
 """Custom statistics: distinct values; histogram of hashes; before a component's name, histogram of
 its values; values in the vocabulary."""
 
-_IDENTIFIERS = ("hash", "identity", "vocabulary")
+_IDENTIFIERS = ("hash", "known", "identity", "vocabulary")
 _TYPES = {
     "int64": statistics_pb2.FeatureNameStatistics.INT,
     "float32": statistics_pb2.FeatureNameStatistics.FLOAT,
@@ -37,6 +37,7 @@ class ColumnStatistics:
     Attributes:
         feature: The column.
         missing: Rows without a value.
+        categories: Values of an identifier or of strings.
     """
 
     def __init__(self, feature: Feature) -> None:
@@ -47,7 +48,7 @@ class ColumnStatistics:
         # are in `_components`.
         self._numbers = Numbers()
         self._components = [Numbers() for _ in range(_components(feature))]
-        self._categories = Categories()
+        self.categories = Categories()
         self._counts: Counter[bytes] | None = Counter()  # None: too many distinct strings
         self._known = 0  # strings in the vocabulary
         self._vocabulary = pa.array([v.encode() for v in feature.vocabulary], pa.large_binary())
@@ -86,7 +87,7 @@ class ColumnStatistics:
 
     def _add_numbers(self, values: np.ndarray, lengths: np.ndarray) -> None:
         if self.feature.dtype == "int64" and self._is_identifier:
-            self._categories.add_integers(values)
+            self.categories.add_integers(values)
         if self._components:
             fits = lengths == len(self._components)
             if not fits.all():
@@ -112,7 +113,7 @@ class ColumnStatistics:
             )
         _, offsets, data = values.buffers()
         if len(values):
-            self._categories.add_strings(
+            self.categories.add_strings(
                 np.frombuffer(data, np.uint8) if data else np.empty(0, np.uint8),
                 np.frombuffer(offsets, np.int64, len(values) + 1, 8 * values.offset),
             )
@@ -123,7 +124,7 @@ class ColumnStatistics:
         self._known += other._known
         for mine, another in zip(self._all_numbers(), other._all_numbers(), strict=True):
             mine.merge(another)
-        self._categories.merge(other._categories)
+        self.categories.merge(other.categories)
         if self._counts is None or other._counts is None:
             self._counts = None
         else:
@@ -135,7 +136,7 @@ class ColumnStatistics:
     def state(self) -> dict[str, np.ndarray]:
         """Returns all there is to know as arrays, each [any]; equal statistics have equal ones."""
         integers, floats = zip(*(n.state() for n in self._all_numbers()), strict=True)
-        registers, hashes = self._categories.state()
+        registers, hashes = self.categories.state()
         counted = sorted((self._counts or {}).items())
         return {
             # -1: too many distinct strings
@@ -165,7 +166,7 @@ class ColumnStatistics:
                 strict=True,
             )
         )
-        column._categories = Categories.from_state(state["registers"], state["hashes"])
+        column.categories = Categories.from_state(state["registers"], state["hashes"])
         text, stops = state["string_bytes"].tobytes(), np.cumsum(state["string_lengths"]).tolist()
         starts = [0, *stops][:-1]
         values = (text[start:stop] for start, stop in zip(starts, stops, strict=True))
@@ -184,14 +185,14 @@ class ColumnStatistics:
         else:
             self._fill_numbers(proto.num_stats)
             if self.feature.dtype == "int64" and self._is_identifier:
-                proto.custom_stats.add(name=DISTINCT, num=round(self._categories.distinct()))
+                proto.custom_stats.add(name=DISTINCT, num=round(self.categories.distinct()))
         if self.feature.dtype == "string" or self._is_identifier:
             hashes = proto.custom_stats.add(name=HASHES).histogram
-            for place in np.flatnonzero(self._categories.histogram).tolist():
+            for place in np.flatnonzero(self.categories.histogram).tolist():
                 hashes.buckets.add(
                     low_value=place,
                     high_value=place + 1,
-                    sample_count=self._categories.histogram[place],
+                    sample_count=self.categories.histogram[place],
                 )
         for number, numbers in enumerate(self._components):
             name = self.feature.components[number] if self.feature.components else str(number)
@@ -223,7 +224,7 @@ class ColumnStatistics:
         self._fill_common(proto.common_stats)
         proto.avg_length = self._numbers.mean
         if self._counts is None:
-            proto.unique = round(self._categories.distinct())
+            proto.unique = round(self.categories.distinct())
             return
         proto.unique = len(self._counts)
         ranked = sorted(self._counts.items(), key=lambda item: (-item[1], item[0]))

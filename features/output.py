@@ -10,6 +10,7 @@ from cmdcm.core.errors import DataError
 from cmdcm.core.files import write_manifest
 from cmdcm.datasets.calendar import DAY_MS
 from cmdcm.datasets.log import EventLog
+from cmdcm.features.buckets import choose_rows
 from cmdcm.features.columns import ITEM_PROMOTIONS
 from cmdcm.features.plan import EXAMPLES, STATISTICS, Plan
 from cmdcm.features.schema import write_schema
@@ -39,7 +40,6 @@ def finish(
     settings = plan.settings
     if not shards.days:
         raise DataError(_no_examples(plan))
-    settings.spec.save(directory / "spec.json")
     plan.config.save(directory / "config.json")
     write_schema(directory / "schema.pbtxt", settings.spec)
     Shards(statistics=shards.statistics).save(directory / STATISTICS)
@@ -47,6 +47,9 @@ def finish(
     for _, builder in sorted(shards.statistics.items()):
         statistics.merge(builder)
     statistics.write(directory / "statistics.pbtxt")
+    choose_rows(settings.spec, statistics, plan.config.features.max_collision_rate).save(
+        directory / "spec.json"
+    )
     names = [p.name for p in settings.calendar.promotions]
     days = dict(sorted(shards.days.items()))
     write_manifest(

@@ -20,7 +20,7 @@ from cmdcm.core.files import read_json, write_json
 DType = Literal["int64", "float32", "string"]
 Shape = Literal["scalar", "vector", "sequence"]
 Side = Literal["user", "context", "item", "cross", "label", "meta"]
-Encoding = Literal["hash", "vocabulary", "log1p", "raw", "age", "identity", "none"]
+Encoding = Literal["hash", "known", "vocabulary", "log1p", "raw", "age", "identity", "none"]
 
 
 class Feature(BaseModel):
@@ -35,9 +35,13 @@ class Feature(BaseModel):
         side: Whose feature it is. `user` and `context` are sent once a request, `item` and `cross`
             once a candidate. `label` and `meta` are never model inputs.
         encoding: What the graph does with the raw value: `hash` (into `buckets` rows of `table`),
-            `vocabulary` (index into `vocabulary`, then `table`), `identity` (integer below
-            `buckets`, then `table`), `log1p`, `raw` (as it is), `age` (seconds, into log buckets).
-        buckets: Rows of the embedding table, for `hash` and `identity`.
+            `known` (place in a list of ids among the model's weights, one row of `table` each; the
+            last row is that of all other ids), `vocabulary` (index into `vocabulary`, then
+            `table`), `identity` (integer below `buckets`, then `table`), `log1p`, `raw` (as it is),
+            `age` (seconds, into log buckets).
+        buckets: Rows of the embedding table, for `hash`, `known` and `identity`; 0 of a `hash`
+            whose rows are still to be chosen.
+        hashes: Hash functions of `hash`, each of which gives a row; their embeddings are summed.
         table: Name of the embedding table; features that name one table share it.
         vocabulary: Known values for `vocabulary`; any other value has a row of its own.
         default: Value of a missing scalar and padding of a sequence.
@@ -56,6 +60,7 @@ class Feature(BaseModel):
     length: int = 1
     encoding: Encoding = "none"
     buckets: int = 0
+    hashes: int = 1
     table: str = ""
     vocabulary: tuple[str, ...] = ()
     default: int | float | str = 0
@@ -71,7 +76,9 @@ class Feature(BaseModel):
             raise ValueError(
                 f"{self.name}: {len(self.components)} components for length {self.length}"
             )
-        if self.encoding in ("hash", "identity") and (self.buckets < 1 or not self.table):
+        if self.encoding in ("hash", "known", "identity") and (
+            self.buckets < (self.encoding != "hash") or not self.table
+        ):
             raise ValueError(f"{self.name}: {self.encoding} needs `buckets` and `table`")
         if self.encoding == "vocabulary" and not (self.vocabulary and self.table):
             raise ValueError(f"{self.name}: vocabulary needs `vocabulary` and `table`")
@@ -143,13 +150,18 @@ class FeatureSpec(BaseModel):
         """Returns the rows of each embedding table, by name.
 
         Raises:
-            ConfigError: Two features share a table but not its number of rows.
+            ConfigError: Two features share a table but not its number of rows, or the rows are
+                still to be chosen.
         """
         rows: dict[str, int] = {}
         for feature in self.inputs:
             if not feature.table:
                 continue
             size = len(feature.vocabulary) + 1 if feature.vocabulary else feature.buckets
+            if not size:
+                raise ConfigError(
+                    f"the rows of table {feature.table!r} are not chosen yet: `cmdcm features` does"
+                )
             if rows.setdefault(feature.table, size) != size:
                 raise ConfigError(
                     f"feature {feature.name!r} wants {size} rows of table {feature.table!r}, "

@@ -22,6 +22,7 @@ while each is counted.
 import hashlib
 import io
 import zlib
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -33,6 +34,7 @@ from tensorflow_metadata.proto.v0 import statistics_pb2
 
 from cmdcm.core.errors import DataError
 from cmdcm.features.column_statistics import ColumnStatistics
+from cmdcm.features.sketches import Categories
 from cmdcm.features.spec import FeatureSpec
 
 
@@ -76,6 +78,14 @@ class StatisticsBuilder:
         self._rows += other._rows
         for column, another in zip(self._columns, other._columns, strict=True):
             column.merge(another)
+
+    def distinct(self, names: Collection[str]) -> float:
+        """Returns the estimated number of distinct values in several columns of one type."""
+        union = Categories()
+        for column in self._columns:
+            if column.feature.name in names:
+                union.merge(column.categories)
+        return union.distinct()
 
     def proto(self) -> statistics_pb2.DatasetFeatureStatisticsList:
         """Returns the statistics of one data set."""
@@ -133,8 +143,9 @@ class StatisticsBuilder:
 
 
 def _digest(spec: FeatureSpec) -> np.ndarray:
-    """Returns the SHA-256 of a spec, uint8 [32]."""
-    return np.frombuffer(hashlib.sha256(spec.model_dump_json().encode()).digest(), np.uint8)
+    """Returns the SHA-256 of a spec, uint8 [32], but for the rows of tables, chosen afterwards."""
+    described = spec.model_dump_json(exclude={"features": {"__all__": {"buckets", "hashes"}}})
+    return np.frombuffer(hashlib.sha256(described.encode()).digest(), np.uint8)
 
 
 def read_statistics(path: Path) -> statistics_pb2.DatasetFeatureStatisticsList:

@@ -9,6 +9,7 @@ from tensorflow_metadata.proto.v0 import schema_pb2
 
 from cmdcm.core.config import ValidationConfig
 from cmdcm.features.anomalies import Anomalies, Source, exceeds
+from cmdcm.features.buckets import collision_rate
 from cmdcm.features.column_view import ColumnView
 from cmdcm.features.columns import labels_of
 from cmdcm.features.spec import Feature, FeatureSpec
@@ -184,21 +185,6 @@ def vocabulary_coverage(column: ColumnView, vocabulary: Sequence[str] | None) ->
         known = column.in_vocabulary
         return None if known is None else known / column.count
     return sum(column.strings.get(value, 0) for value in vocabulary) / column.count
-
-
-def collision_rate(distinct: int, buckets: int) -> float:
-    """Returns the expected share of distinct ids that hashing loses.
-
-    d ids fall on B (1 - (1 - 1/B)^d) buckets on average. The rest of the d ids found their bucket
-    taken, so the share is (d - B (1 - (1 - 1/B)^d)) / d.
-
-    Example:
-        >>> round(collision_rate(100_000, 100_000), 4), collision_rate(1, 10)
-        (0.3679, 0.0)
-    """
-    if distinct < 2:
-        return 0.0
-    return float(1 - buckets * (1 - (1 - 1 / buckets) ** distinct) / distinct)
 
 
 def check_values(

@@ -11,6 +11,7 @@ from cmdcm.core.config import Config, ValidationConfig
 from cmdcm.core.errors import ConfigError, DataError
 from cmdcm.core.files import read_manifest
 from cmdcm.features.anomalies import Anomalies
+from cmdcm.features.buckets import collision_rate
 from cmdcm.features.column_view import ColumnView, column_views
 from cmdcm.features.drift import Distance, compare, not_compared
 from cmdcm.features.leakage import FeatureAuc, check_leakage
@@ -21,7 +22,7 @@ from cmdcm.features.schema import SERVING, TRAINING, read_schema
 from cmdcm.features.spec import Feature, FeatureSpec
 from cmdcm.features.split import split_days
 from cmdcm.features.statistics import read_statistics
-from cmdcm.features.validation import check_schema, check_values, collision_rate
+from cmdcm.features.validation import check_schema, check_values
 from cmdcm.jobs.prediction_logs import ServedFeatures, read_requests
 
 VERSION = 1

@@ -19,11 +19,13 @@ from cmdcm.features.spec import FeatureSpec
 from cmdcm.model.about import About
 from cmdcm.model.calibration import Calibration
 from cmdcm.model.heads import FOLD, Head, HeadLoss
-from cmdcm.model.inputs import Tensors, hash_ids
+from cmdcm.model.inputs import Tensors
 from cmdcm.model.losses import weighted_mean, weighted_sum
 from cmdcm.model.network import LinearTower, Tower, Trunk
 from cmdcm.model.one_user import knows, one_user_logits
+from cmdcm.model.precision import matmul_precision
 from cmdcm.model.predictions import UNCALIBRATED
+from cmdcm.model.rows import hash_ids
 
 OUTPUTS = {
     "p_direct": "probability of a direct purchase: before the promotion",
@@ -110,6 +112,7 @@ class RankingModel(tfrs.Model):
             for head in self.heads
         }
         self.calibration: Calibration | None = None
+        self.training_precision = "float32"
         self._tracked = Tracked()
 
     def make_heads(self) -> Sequence[Head]:
@@ -217,10 +220,13 @@ class RankingModel(tfrs.Model):
     def loss_parts(self, inputs: Tensors) -> dict[str, tf.Tensor]:
         """Returns the terms of a batch's loss by name, scalars; updates what is tracked.
 
-        On a replica of a distributed step they are the replica's shares of the whole batch's.
+        On a replica of a distributed step they are the replica's shares of the whole batch's. The
+        dense layers multiply in `training_precision`, here alone.
         """
+        with matmul_precision(self, self.training_precision):
+            losses = self.example_losses(inputs)
         parts = {}
-        for name, head in self.example_losses(inputs).items():
+        for name, head in losses.items():
             parts[name] = head.weight * weighted_mean(head.losses, head.weights, head.base)
             self._tracker(f"loss_{name}").update_state(
                 weighted_sum(head.losses, head.weights), tf.reduce_sum(head.weights)
@@ -255,7 +261,9 @@ class RankingModel(tfrs.Model):
     def labels(self, inputs: Tensors) -> dict[str, tf.Tensor]:
         """Returns the labels of a batch and, with cross-fitting, the users' folds, float32 [N]."""
         labels = {name: tf.cast(inputs[name], tf.float32) for name in labels_of(self.spec)}
-        if self.config.cross_fit_folds > 1:
+        if FOLD in inputs:
+            labels[FOLD] = inputs[FOLD]
+        elif self.config.cross_fit_folds > 1:
             folds = hash_ids(inputs["user_id"], self.config.cross_fit_folds)
             labels[FOLD] = tf.cast(folds, tf.float32)
         return labels
@@ -299,8 +307,7 @@ class RankingModel(tfrs.Model):
     @property
     def table_variables(self) -> list[tf.Variable]:
         """The embedding tables; an optimizer of their own trains them."""
-        table = self.trunk.encoder.table
-        return list(getattr(table, "variables", [table]))  # of parameter servers, its shards
+        return list(self.trunk.encoder.table_variables)
 
     @property
     def linear_variables(self) -> list[tf.Variable]:

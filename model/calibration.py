@@ -24,7 +24,8 @@ import tensorflow as tf
 from cmdcm.core.errors import ConfigError, DataError
 from cmdcm.core.files import read_json, write_json
 from cmdcm.features.spec import FeatureSpec
-from cmdcm.model.inputs import Tensors, feature_ids
+from cmdcm.model.inputs import Tensors
+from cmdcm.model.rows import feature_ids
 
 CALIBRATION_FILE = "calibration.json"
 """Name of the calibration beside a model's weights and in an export."""

@@ -3,15 +3,21 @@
 Training, evaluation and serving run the same operations on the same raw values.
 """
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import tensorflow as tf
 
 from cmdcm.features.spec import Feature, FeatureSpec
+from cmdcm.model.rows import IdRows
 from cmdcm.model.standardize import Standardize
 
 Tensors = Mapping[str, tf.Tensor]
+
+Lookup = Callable[[dict[str, tuple[Feature, tf.Tensor]]], dict[str, tf.Tensor]]
+"""By any key a feature and values, [...] -> their embeddings, [..., dim]."""
 
 AGE_BUCKETS = 32
 """Buckets of an age: powers of two of seconds, up to 68 years."""
@@ -20,54 +26,10 @@ LOG_SCALE = 0.25
 """Brings log1p of counts, ages and prices (0 to about 12) to the scale of embeddings."""
 
 
-def hash_ids(values: tf.Tensor, buckets: int | tf.Tensor) -> tf.Tensor:
-    """Hashes raw ids into [0, buckets).
-
-    Strings go through FarmHash Fingerprint64 (`tf.strings.to_hash_bucket_fast`), integers through
-    the finalizer of SplitMix64 (Steele et al., 2014), so that runs of ids spread evenly.
-
-    Args:
-        values: Any shape, int64 or string.
-        buckets: Number of rows; of integers also an int64 tensor that broadcasts with `values`.
-
-    Returns:
-        int64 of the same shape.
-
-    Example:
-        >>> int(hash_ids(tf.constant(1, tf.int64), 1000))
-        232
-    """
-    if values.dtype == tf.string:
-        return tf.strings.to_hash_bucket_fast(values, buckets)
-    x = tf.cast(values, tf.uint64) + tf.constant(0x9E3779B97F4A7C15, tf.uint64)
-    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-        x = tf.bitwise.bitwise_xor(x, tf.bitwise.right_shift(x, tf.constant(shift, tf.uint64)))
-        x *= tf.constant(factor, tf.uint64)
-    x = tf.bitwise.bitwise_xor(x, tf.bitwise.right_shift(x, tf.constant(31, tf.uint64)))
-    # The sign bit goes, since integer remainders are defined for int64 on every device.
-    return tf.cast(tf.bitwise.right_shift(x, tf.constant(1, tf.uint64)), tf.int64) % buckets
-
-
 def age_bucket(seconds: tf.Tensor) -> tf.Tensor:
     """Returns the log2 bucket [0, AGE_BUCKETS) of ages in seconds; negative ages go to 0."""
     log2 = tf.math.log1p(tf.cast(tf.maximum(seconds, 0), tf.float32)) / tf.math.log(2.0)
     return tf.cast(tf.minimum(log2, AGE_BUCKETS - 1), tf.int64)
-
-
-def vocabulary_ids(values: tf.Tensor, vocabulary: Sequence[str]) -> tf.Tensor:
-    """Returns the index of each string in a short vocabulary, `len(vocabulary)` if unknown."""
-    equal = tf.equal(values[..., tf.newaxis], tf.constant(list(vocabulary)))
-    index = tf.argmax(tf.cast(equal, tf.int32), axis=-1)
-    return tf.where(tf.reduce_any(equal, axis=-1), index, len(vocabulary))
-
-
-def feature_ids(feature: Feature, values: tf.Tensor) -> tf.Tensor:
-    """Returns the rows of `feature.table` that raw values look up."""
-    if feature.encoding == "hash":
-        return hash_ids(values, feature.buckets)
-    if feature.encoding == "vocabulary":
-        return vocabulary_ids(values, feature.vocabulary)
-    return tf.clip_by_value(values, 0, feature.buckets - 1)
 
 
 def number(encoding: str, values: tf.Tensor) -> tf.Tensor:
@@ -174,16 +136,13 @@ class InputEncoder(tf.keras.layers.Layer):
             columns; against the overfitting of ids.
     """
 
+    dense_gradients: ClassVar[bool] = False
+    """Whether gradients of tables are dense: devices without sparse updates."""
+
     def __init__(self, spec: FeatureSpec, dim: int, l2: float = 0.0, **kwargs: object):
         super().__init__(**kwargs)
         self.spec, self.dim, self.l2 = spec, dim, l2
-        self.tables = spec.tables()
-        self.offsets: dict[str, int] = {}
-        rows = 0
-        for table, size in self.tables.items():
-            self.offsets[table] = rows
-            rows += size
-        self.rows = rows
+        self.ids = IdRows(spec, name="ids")
         self.rates = {
             f.name: SmoothedRates(*sizes, name=f"rates_{f.name}")
             for f in spec.inputs
@@ -193,28 +152,40 @@ class InputEncoder(tf.keras.layers.Layer):
         self.candidate_scale = Standardize(name="candidate_scale")
 
     def build(self, input_shape: object) -> None:
-        """Creates the fused table."""
-        self.table = self.add_weight(
-            "table", [self.rows, self.dim], initializer=tf.keras.initializers.RandomNormal(0, 0.01)
-        )
+        """Creates the fused table, with the lists of known ids."""
+        self.ids.build(None)
+        start = tf.keras.initializers.RandomNormal(0, 0.01)
+        self.table = self.add_weight("table", [self.ids.rows, self.dim], initializer=start)
         super().build(input_shape)
+
+    @property
+    def table_variables(self) -> Sequence[tf.Variable]:
+        """The weights that the tables' optimizer trains."""
+        return list(getattr(self.table, "variables", [self.table]))  # of parameter servers, shards
 
     def call(self, user: Tensors, candidates: Tensors) -> tuple[Encoded, Encoded]:
         """Encodes raw features of both sides; their batch sizes need not be equal."""
+        lookup = self.lookup_of(user, candidates)
         return (
-            self._side(user, self.spec.user_inputs, self.user_scale),
-            self._side(candidates, self.spec.candidate_inputs, self.candidate_scale),
+            self._side(user, self.spec.user_inputs, self.user_scale, lookup),
+            self._side(candidates, self.spec.candidate_inputs, self.candidate_scale, lookup),
         )
+
+    def lookup_of(self, user: Tensors, candidates: Tensors) -> Lookup:
+        """Returns the look-up of embeddings in a call with these inputs."""
+        return self._lookup
 
     def adapt(self, user: Tensors, candidates: Tensors) -> None:
         """Sets the scale of the numeric features from one large batch of examples."""
         self.user_scale.adapt(self._numbers(user, self.spec.user_inputs))
         self.candidate_scale.adapt(self._numbers(candidates, self.spec.candidate_inputs))
 
-    def _side(self, values: Tensors, features: Sequence[Feature], scale: Standardize) -> Encoded:
+    def _side(
+        self, values: Tensors, features: Sequence[Feature], scale: Standardize, lookup: Lookup
+    ) -> Encoded:
         scalars = [f for f in features if f.table and not f.sequence]
         batch = tf.shape(values[features[0].name])[0]
-        looked_up = self._lookup({f.name: (f, values[f.name]) for f in scalars})
+        looked_up = lookup({f.name: (f, values[f.name]) for f in scalars})
         ids = tf.concat([looked_up[f.name] for f in scalars], axis=-1) if scalars else None
         penalty = None
         if self.l2 and ids is not None:
@@ -227,7 +198,7 @@ class InputEncoder(tf.keras.layers.Layer):
             ids if ids is not None else tf.zeros([batch, 0]),
             scale(self._numbers(values, features)),
             target,
-            self._sequences(values, features),
+            self._sequences(values, features, lookup),
             penalty,
         )
 
@@ -240,7 +211,7 @@ class InputEncoder(tf.keras.layers.Layer):
         return tf.concat(numbers, axis=-1)
 
     def _sequences(
-        self, values: Tensors, features: Sequence[Feature]
+        self, values: Tensors, features: Sequence[Feature], lookup: Lookup
     ) -> dict[str, tuple[tf.Tensor, tf.Tensor, tf.Tensor]]:
         groups: dict[str, dict[str, Feature]] = {}
         for feature in features:
@@ -250,33 +221,44 @@ class InputEncoder(tf.keras.layers.Layer):
         encoded = {}
         for name, parts in groups.items():
             ages = values[parts["age"].name]
-            # Most positions of most histories are padding: only the others are looked up, so that
-            # neither the gather nor its sparse gradient pays for it.
-            filled = tf.where(ages >= 0)
-            embedded = self._lookup(
-                {
-                    part: (f, tf.gather_nd(values[f.name], filled))
-                    for part, f in parts.items()
-                    if part != "age"
-                }
-            )
-            category = embedded.get("category", tf.zeros_like(embedded["item"]))
-            keys = tf.concat([embedded["item"], category], axis=-1)
-            shape = tf.concat([tf.shape(ages, tf.int64), [2 * self.dim]], axis=0)
-            padded = tf.ensure_shape(
-                tf.scatter_nd(filled, keys, shape), [None, ages.shape[1], 2 * self.dim]
-            )
-            age = tf.one_hot(age_bucket(ages), AGE_BUCKETS)
-            encoded[name] = (padded, ages >= 0, age)
+            keys = self.keys(parts, values, lookup)
+            encoded[name] = (keys, ages >= 0, tf.one_hot(age_bucket(ages), AGE_BUCKETS))
         return encoded
+
+    def keys(self, parts: Mapping[str, Feature], values: Tensors, lookup: Lookup) -> tf.Tensor:
+        """Returns the keys of one sequence, [batch, length, 2 * dim], zero at padding.
+
+        Args:
+            parts: Its columns, by table, and `age`.
+            values: Features.
+            lookup: Looks up embeddings.
+        """
+        ages = values[parts["age"].name]
+        # Most positions of most histories are padding: only the others are looked up, so that
+        # neither the gather nor its sparse gradient pays for it.
+        filled = tf.where(ages >= 0)
+        embedded = lookup(
+            {
+                part: (f, tf.gather_nd(values[f.name], filled))
+                for part, f in parts.items()
+                if part != "age"
+            }
+        )
+        shape = tf.concat([tf.shape(ages, tf.int64), [2 * self.dim]], axis=0)
+        padded = tf.scatter_nd(filled, item_and_category(embedded), shape)
+        return tf.ensure_shape(padded, [None, ages.shape[1], 2 * self.dim])
 
     def _lookup(self, wanted: dict[str, tuple[Feature, tf.Tensor]]) -> dict[str, tf.Tensor]:
         """Looks up several features of one shape with one gather."""
         if not wanted:
             return {}
-        ids = [feature_ids(f, v) + self.offsets[f.table] for f, v in wanted.values()]
-        embedded = self.gather(tf.stack(ids))
-        return dict(zip(wanted, tf.unstack(embedded), strict=True))
+        rows = {name: self.ids.of(f, values) for name, (f, values) in wanted.items()}
+        every = tf.stack([row for each in rows.values() for row in each])
+        embedded = iter(tf.unstack(self.gather(every)))
+        return {
+            name: functools.reduce(tf.add, [next(embedded) for _ in each])
+            for name, each in rows.items()
+        }
 
     def gather(self, rows: tf.Tensor) -> tf.Tensor:
         """Returns the table's rows, [..., dim]."""
@@ -285,6 +267,12 @@ class InputEncoder(tf.keras.layers.Layer):
     def _number(self, feature: Feature, values: tf.Tensor) -> tf.Tensor:
         numbers = number(feature.encoding, values)
         return numbers if feature.shape == "vector" else numbers[:, tf.newaxis]
+
+
+def item_and_category(embedded: Tensors) -> tf.Tensor:
+    """Returns embeddings of items beside those of their categories; zeros without any."""
+    category = embedded.get("category", tf.zeros_like(embedded["item"]))
+    return tf.concat([embedded["item"], category], axis=-1)
 
 
 def number_columns(features: Sequence[Feature]) -> dict[str, slice]:

@@ -32,12 +32,11 @@ from cmdcm.model.inputs import (
     SmoothedRates,
     Tensors,
     age_bucket,
-    feature_ids,
-    hash_ids,
     is_number,
     number,
 )
 from cmdcm.model.network import LinearTower, Shared, Tower, Trunk
+from cmdcm.model.rows import hash_ids
 
 Histories = Mapping[str, tuple[tf.Tensor, tf.Tensor, tf.Tensor]]
 """Sequence -> its true positions: keys [l, 2 * dim], age buckets [l], ones [l, 1]. Of an empty one
@@ -265,18 +264,29 @@ def look_up(encoder: InputEncoder, wanted: Mapping[Feature, tf.Tensor]) -> dict[
     """Looks up the embeddings of ids of one shape, [...]: [..., dim] each, by one gather."""
     if not wanted:
         return {}
-    hashed = [f for f in wanted if f.encoding == "hash" and f.dtype == "int64"]
-    others = [f for f in wanted if f not in hashed]
-    rows = [feature_ids(f, wanted[f]) + encoder.offsets[f.table] for f in others]
+    hashed = [
+        (f, n)
+        for f in wanted
+        if f.encoding == "hash" and f.dtype == "int64"
+        for n in range(f.hashes)
+    ]
+    others = [f for f in wanted if f not in {f for f, _ in hashed}]
+    found = {f: encoder.ids.of(f, wanted[f]) for f in others}
+    rows = [row for each in found.values() for row in each]
     if hashed:
-        values = tf.stack([wanted[f] for f in hashed])
+        values = tf.stack([wanted[f] for f, _ in hashed])
         shape = [-1] + [1] * (len(values.shape) - 1)
-        buckets = tf.reshape(tf.constant([f.buckets for f in hashed], tf.int64), shape)
-        offsets = tf.constant([encoder.offsets[f.table] for f in hashed], tf.int64)
-        rows = [hash_ids(values, buckets) + tf.reshape(offsets, shape), *rows]
+        buckets = tf.reshape(tf.constant([f.buckets for f, _ in hashed], tf.int64), shape)
+        offsets = tf.constant([encoder.ids.offsets[f.table] for f, _ in hashed], tf.int64)
+        numbers = tf.reshape(tf.constant([n for _, n in hashed], tf.uint64), shape)
+        rows = [hash_ids(values, buckets, numbers) + tf.reshape(offsets, shape), *rows]
     first, *single = rows if hashed else [tf.stack(rows)]
     ids = tf.concat([first, tf.stack(single)], 0) if single else first
-    return dict(zip([*hashed, *others], tf.unstack(encoder.gather(ids)), strict=True))
+    embedded: dict[Feature, tf.Tensor] = {}
+    of_row = [*(f for f, _ in hashed), *(f for f in others for _ in found[f])]
+    for feature, row in zip(of_row, tf.unstack(encoder.gather(ids)), strict=True):
+        embedded[feature] = embedded[feature] + row if feature in embedded else row
+    return embedded
 
 
 def encode_histories(encoder: InputEncoder, user: Tensors) -> Histories:
@@ -317,5 +327,5 @@ def _first_if_none(mask: tf.Tensor) -> tf.Tensor:
     return mask | (first & ~tf.reduce_any(mask))
 
 
-def _kind(parts: Mapping[str, Feature]) -> list[tuple[str, str, str, str, int]]:
-    return [(part, f.dtype, f.encoding, f.table, f.buckets) for part, f in parts.items()]
+def _kind(parts: Mapping[str, Feature]) -> list[tuple[str, str, str, str, int, int]]:
+    return [(part, f.dtype, f.encoding, f.table, f.buckets, f.hashes) for part, f in parts.items()]

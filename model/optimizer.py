@@ -1,5 +1,8 @@
 """The optimizers: of the embedding tables, of the dense weights, and of linear heads if any."""
 
+from collections.abc import Callable
+from typing import Any
+
 import tensorflow as tf
 import tensorflow_recommenders as tfrs
 
@@ -10,29 +13,62 @@ LINEAR_RATE = 10.0
 """The learning rate of linear heads, in those of the dense weights. Their risk is convex in a few
 coefficients, so they gain by larger steps, and the best epoch of the network may come early."""
 
+ABSOLUTE_THRESHOLD = 1e-2
+"""What ClippyAdagrad may always change of a weight, whose own size would hold it at zero."""
 
-def make_optimizer(model: RankingModel, config: TrainingConfig) -> tf.keras.optimizers.Optimizer:
-    """Adagrad on the embedding tables, Adam on the dense weights, a faster Adam on linear heads.
+Optimizer = Any
+"""Keras' optimizers of either generation, which share no base."""
 
-    Adagrad touches the looked-up rows alone and slows down for frequent ids; Adam's moments decay
-    on every row at every step, which makes it ten times slower on large tables.
+
+def _clippy_adagrad(rate: float) -> Optimizer:
+    """ClippyAdagrad (Tang et al., KDD 2023): steps shrunk to the size of the weights."""
+    return tfrs.experimental.optimizers.ClippyAdagrad(rate, absolute_threshold=ABSOLUTE_THRESHOLD)
+
+
+OPTIMIZERS: dict[str, Callable[[float], Optimizer]] = {
+    "adagrad": tf.keras.optimizers.legacy.Adagrad,
+    "adam": tf.keras.optimizers.legacy.Adam,
+    "clippy_adagrad": _clippy_adagrad,
+    "ftrl": tf.keras.optimizers.legacy.Ftrl,
+}
+"""By the settings' names: learning rate -> optimizer."""
+
+
+def make_table_optimizer(config: TrainingConfig) -> Optimizer:
+    """Returns the optimizer of the embedding tables."""
+    return OPTIMIZERS[config.table_optimizer](config.table_learning_rate)
+
+
+def make_optimizer(
+    model: RankingModel, config: TrainingConfig, of_tables: Optimizer | None = None
+) -> tf.keras.optimizers.Optimizer:
+    """One optimizer on the tables, one on the dense weights, a faster one on linear heads.
+
+    Those of tables touch the looked-up rows alone and slow down for frequent ids; Adam's moments
+    decay on every row at every step, which makes it ten times slower on large tables.
+
+    Args:
+        model: The built model.
+        config: Names them and their learning rates.
+        of_tables: The one of the tables, if the tables needed it to be built.
     """
     tables = {v.ref() for v in model.table_variables}
     linear = {v.ref() for v in model.linear_variables}
+    dense = OPTIMIZERS[config.dense_optimizer]
     optimizers = [
         (
-            tf.keras.optimizers.legacy.Adagrad(config.table_learning_rate),
+            of_tables or make_table_optimizer(config),
             lambda: [v for v in model.trainable_variables if v.ref() in tables],
         ),
         (
-            tf.keras.optimizers.legacy.Adam(config.learning_rate),
+            dense(config.learning_rate),
             lambda: [v for v in model.trainable_variables if v.ref() not in tables | linear],
         ),
     ]
     if linear:
         optimizers.append(
             (
-                tf.keras.optimizers.legacy.Adam(LINEAR_RATE * config.learning_rate),
+                dense(LINEAR_RATE * config.learning_rate),
                 lambda: [v for v in model.trainable_variables if v.ref() in linear],
             )
         )

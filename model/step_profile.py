@@ -112,6 +112,7 @@ def _values(
 ) -> list[tf.Variable]:
     """Returns all variables that a step may change, on each replica of this process."""
     tracked = [variable for metric in model.metrics for variable in metric.variables]
-    variables = [*model.variables, *tracked, *optimizer.variables()]
+    slots = [variable for one in optimizer.optimizers for variable in one.variables()]
+    variables = [*model.variables, *tracked, *slots]
     unique = {variable.ref(): variable for variable in variables}.values()
     return [v for whole in unique for v in place.strategy.experimental_local_results(whole)]

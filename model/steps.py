@@ -14,6 +14,7 @@ from cmdcm.features.records import Shares
 from cmdcm.model.base import RankingModel
 from cmdcm.model.inputs import Tensors
 from cmdcm.model.strategies import Place
+from cmdcm.model.tpu import HostInput
 
 Pending = Mapping[str, tf.Tensor]
 """What a step gives, maybe before it is there: losses of the whole batch, by name."""
@@ -39,14 +40,23 @@ class Steps:
             make: Returns the data set of some shares of every batch.
         """
         strategy, replicas = self._place.strategy, self._place.replicas
-        if replicas == 1:
-            dataset = make(Shares((0,), 1))
+        on_host = self._place.device_tables or (
+            self._place.asynchronous and self._model.trunk.encoder.ids.listed
+        )
+        prepare = HostInput(self._model) if on_host else None
+
+        def prepared(shares: Shares) -> tf.data.Dataset:
+            dataset = make(shares)
+            return dataset if prepare is None else dataset.map(prepare).prefetch(2)
+
+        if replicas == 1 and not self._place.device_tables:
+            dataset = prepared(Shares((0,), 1))
         else:
 
             def own(context: tf.distribute.InputContext) -> tf.data.Dataset:
                 count = replicas // context.num_input_pipelines
                 first = context.input_pipeline_id * count
-                return make(Shares(tuple(range(first, first + count)), replicas))
+                return prepared(Shares(tuple(range(first, first + count)), replicas))
 
             dataset = strategy.distribute_datasets_from_function(own)
         if self._compiled is None:
@@ -78,7 +88,7 @@ class Steps:
 
     def meet(self) -> None:
         """Returns when all workers are here."""
-        if self._place.replicas > 1:
+        if self._place.replicas > 1 and self._place.workers > 1:
             strategy = self._place.strategy
             here = strategy.run(lambda: tf.constant(1.0))
             strategy.reduce(tf.distribute.ReduceOp.SUM, here, axis=None)
@@ -115,4 +125,7 @@ def losses_and_gradients(model: RankingModel, batch: Tensors) -> tuple[Pending, 
         parts = model.loss_parts(batch)
         loss = tf.add_n(list(parts.values()))
     losses = {"loss": loss, **{f"loss_{name}": part for name, part in parts.items()}}
-    return losses, tape.gradient(loss, model.trainable_variables)
+    gradients = tape.gradient(loss, model.trainable_variables)
+    if model.trunk.encoder.dense_gradients:
+        gradients = [g if g is None else tf.convert_to_tensor(g) for g in gradients]
+    return losses, gradients

@@ -40,6 +40,8 @@ class Place:
         workers: Processes that train.
         servers: Parameter servers that share the tables; 1 if there are none.
         asynchronous: Whether each worker takes batches of its own, without waiting for the others.
+        device_tables: Whether the devices hold tables of their own, and need static shapes and rows
+            instead of ids (`model/tpu.py`).
     """
 
     strategy: tf.distribute.Strategy
@@ -47,6 +49,7 @@ class Place:
     workers: int = 1
     servers: int = 1
     asynchronous: bool = False
+    device_tables: bool = False
 
     @property
     def replicas(self) -> int:
@@ -138,6 +141,18 @@ def _parameter_server(config: TrainingConfig) -> Place:
     )
 
 
+def _tpu(config: TrainingConfig) -> Place:
+    try:
+        resolver = tf.distribute.cluster_resolver.TPUClusterResolver.connect(config.tpu)
+        strategy = tf.distribute.TPUStrategy(resolver)
+    except (ValueError, RuntimeError, OSError, tf.errors.OpError) as error:
+        raise ConfigError(
+            f"training.strategy=tpu finds no TPU at training.tpu = {config.tpu!r}: run it on a TPU "
+            f"VM with TensorFlow for TPUs (pip install tensorflow-tpu). TensorFlow says: {error}"
+        ) from error
+    return Place(strategy, device_tables=True)
+
+
 class _Coordinator(tf.distribute.coordinator.ClusterCoordinator):
     def __del__(self) -> None:
         """Does not wait for its threads, as TensorFlow does, for ever if a worker is lost."""
@@ -148,4 +163,5 @@ _PLACES: Mapping[str, Callable[[TrainingConfig], Place]] = {
     "mirrored": _mirrored,
     "multiworker": _multiworker,
     "parameter_server": _parameter_server,
+    "tpu": _tpu,
 }

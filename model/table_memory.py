@@ -11,9 +11,12 @@ from cmdcm.features.spec import FeatureSpec
 BYTES = 4
 """Of a number: float32."""
 
-COPIES = 3
-"""Of each number in training: the weight, Adagrad's accumulator, and a step's or a checkpoint's
-copy of either."""
+COPIES = {"adagrad": 3, "clippy_adagrad": 3, "ftrl": 4}
+"""Of each number in training, by optimizer: the weight, its slots (an accumulator; of FTRL a linear
+term too), and a step's or a checkpoint's copy."""
+
+KEY_BYTES = 16
+"""Of a known id in its list: int64, and a checkpoint's copy."""
 
 
 @dataclass(frozen=True)
@@ -24,14 +27,18 @@ class TableSize:
         name: Its name in the feature spec.
         rows: Its rows.
         size: Bytes that training it takes.
+        listed: Whether its ids are listed, one row each.
     """
 
     name: str
     rows: int
     size: int
+    listed: bool = False
 
 
-def table_sizes(spec: FeatureSpec, config: ModelConfig) -> list[TableSize]:
+def table_sizes(
+    spec: FeatureSpec, config: ModelConfig, optimizer: str = "adagrad"
+) -> list[TableSize]:
     """Returns the tables of a model, the largest first.
 
     Example:
@@ -39,10 +46,14 @@ def table_sizes(spec: FeatureSpec, config: ModelConfig) -> list[TableSize]:
         >>> user = Feature(name="user_id", dtype="int64", side="user", encoding="hash",
         ...                buckets=1000, table="user")
         >>> table_sizes(FeatureSpec(features=(user,)), ModelConfig(embedding_dim=8))
-        [TableSize(name='user', rows=1000, size=96000)]
+        [TableSize(name='user', rows=1000, size=96000, listed=False)]
     """
-    width = config.embedding_dim * BYTES * COPIES
-    sizes = [TableSize(name, rows, rows * width) for name, rows in spec.tables().items()]
+    width = config.embedding_dim * BYTES * COPIES[optimizer]
+    listed = {f.table for f in spec.inputs if f.encoding == "known"}
+    sizes = [
+        TableSize(name, rows, rows * (width + KEY_BYTES * (name in listed)), name in listed)
+        for name, rows in spec.tables().items()
+    ]
     return sorted(sizes, key=lambda table: -table.size)
 
 
@@ -64,14 +75,19 @@ def check_tables(tables: list[TableSize], servers: int = 1, free: int | None = N
     """
     free = int(psutil.virtual_memory().available) if free is None else free
     total = sum(table.size for table in tables)
-    listed = ", ".join(f"{t.name} {t.rows:,} rows {_megabytes(t.size)}" for t in tables)
+    listed = ", ".join(
+        f"{t.name} {t.rows:,} {'known ids' if t.listed else 'rows'} {_megabytes(t.size)}"
+        for t in tables
+    )
     shared = f" on each of {servers} parameter servers" if servers > 1 else ""
     if total <= free * servers:
         return f"embedding tables take {_megabytes(total // servers)}{shared} in training: {listed}"
     largest = tables[0]
     fitting = (largest.size - (total - free * servers)) * largest.rows // largest.size
     advice = (
-        f"give it at most {fitting:,} buckets"
+        f"raise tables.min_count until it has at most {fitting:,}"
+        if fitting > 0 and largest.listed
+        else f"give it at most {fitting:,} buckets"
         if fitting > 0
         else "no size of it alone would do: shrink the others too"
     )

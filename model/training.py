@@ -37,9 +37,10 @@ from cmdcm.model.base import RankingModel
 from cmdcm.model.calibrate import fit_calibration
 from cmdcm.model.calibration import CALIBRATION_FILE
 from cmdcm.model.checkpoints import Checkpoints
+from cmdcm.model.known_ids import Keys, table_spec
 from cmdcm.model.metrics import auc, log_loss, pcoc
 from cmdcm.model.observers import Observer, Observers
-from cmdcm.model.optimizer import make_optimizer
+from cmdcm.model.optimizer import Optimizer, make_optimizer, make_table_optimizer
 from cmdcm.model.parameter_servers import ParameterServerSteps
 from cmdcm.model.registry import make_model
 from cmdcm.model.scoring import predict
@@ -49,6 +50,7 @@ from cmdcm.model.steps import Pending, Steps
 from cmdcm.model.strategies import Place, find_place
 from cmdcm.model.table_memory import check_tables, table_sizes
 from cmdcm.model.tensorboard import TensorBoard
+from cmdcm.model.tpu import build_for_device, refresh
 from cmdcm.model.trained import MODEL, History
 
 ADAPT_EXAMPLES = 10_000
@@ -97,13 +99,17 @@ def train(
     tf.keras.utils.set_random_seed(config.seed)
     tf.config.experimental.enable_op_determinism()
     place = find_place(config.training)
-    logging.info("%s", check_tables(table_sizes(data.spec, config.model), place.servers))
+    tables = table_spec(data, config.tables, config.training)
+    sizes = table_sizes(tables[0], config.model, config.training.table_optimizer)
+    logging.info("%s", check_tables(sizes, place.servers))
     if overwrite and place.chief:
         remove_run(output)
     with place.strategy.scope():
-        model = build_model(data, config)
-        optimizer = make_optimizer(model, config.training)
-    run = _Run(model, optimizer, data, Path(output), config, place, progress, observers)
+        of_tables = make_table_optimizer(config.training)
+        model = build_model(data, config, tables, of_tables if place.device_tables else None)
+        optimizer = make_optimizer(model, config.training, of_tables)
+    served = build_model(data, config, tables) if place.device_tables else model
+    run = _Run(model, served, optimizer, data, Path(output), config, place, progress, observers)
     run.stepping.meet()  # what was there is deleted
     run.resume()
     with run.observers.watch(run.stepping.taken):
@@ -111,17 +117,29 @@ def train(
             run.train()
         run.publish()
     run.stepping.meet()  # the model is there
-    return model
+    return served
 
 
-def build_model(data: ExampleSet, config: Config) -> RankingModel:
+def build_model(
+    data: ExampleSet,
+    config: Config,
+    tables: tuple[FeatureSpec, dict[str, Keys]] | None = None,
+    device_optimizer: Optimizer | None = None,
+) -> RankingModel:
     """Builds the configured model: all its variables, and the scale of the numeric inputs.
+
+    Args:
+        data: The examples.
+        config: The configuration.
+        tables: From `table_spec`, if it was called before.
+        device_optimizer: The optimizer of the tables, if they are to be a TPU's.
 
     Raises:
         ConfigError: As `check_labels`.
         DataError: As `check_labels`.
     """
-    model = make_model(data.spec, config.model)
+    spec, known = tables or table_spec(data, config.tables, config.training)
+    model = make_model(spec, config.model)
     check_labels(model, data)
     batches = examples(
         data.files("train", config.training.on_corrupt),
@@ -134,8 +152,14 @@ def build_model(data: ExampleSet, config: Config) -> RankingModel:
     )
     with input_errors():
         batch = next(iter(batches))
-    model.build_for({name: value[:2] for name, value in batch.items()})
+    few = {name: value[:2] for name, value in batch.items()}
+    if device_optimizer is None:
+        model.build_for(few)
+        model.trunk.encoder.ids.set_known(known)
+    else:
+        build_for_device(model, device_optimizer, known, few)
     model.adapt(batch)
+    model.training_precision = config.training.precision
     return model
 
 
@@ -177,6 +201,7 @@ class _Run:
     def __init__(
         self,
         model: RankingModel,
+        served: RankingModel,
         optimizer: tf.keras.optimizers.Optimizer,
         data: ExampleSet,
         output: Path,
@@ -186,6 +211,7 @@ class _Run:
         observers: Sequence[Observer],
     ):
         self.model, self.data, self.output = model, data, output
+        self.served = served  # `model`, or a twin on the host of one on a TPU
         self.config, self.place, self.show_progress = config, place, progress
         training = config.training
         self.promotion_weights = promotion_weights(data, training)
@@ -206,7 +232,7 @@ class _Run:
         measure = functools.partial(measure_step, model, optimizer, place)
         self.speed = Speed(
             training.batch_size,
-            None if place.asynchronous else measure,
+            None if place.asynchronous or place.device_tables else measure,
             profile_step=config.tracking.profile_step,
             logs=output / "logs",
             trace_steps=config.tracking.trace_steps if place.chief else 0,
@@ -218,12 +244,12 @@ class _Run:
         self.bad_epochs = tf.Variable(0, dtype=tf.int64)
         self.best = tf.Variable(np.inf, dtype=tf.float64)
         self.history_json = tf.Variable("[]")
-        weights = model.checkpoint()
+        weights = served.checkpoint()
         self.weights = weights
         self.checkpoints = Checkpoints(
             output / "checkpoints",
             {
-                "network": weights,
+                "network": weights if served is model else model.checkpoint(),
                 "optimizer": optimizer,
                 "epoch": self.epoch,
                 "step": self.step,
@@ -233,7 +259,7 @@ class _Run:
             },
             weights,
             keep=training.keep_checkpoints,
-            background=not place.asynchronous,
+            background=not place.asynchronous and not place.device_tables,
             writes=place.chief,
         )
 
@@ -246,11 +272,12 @@ class _Run:
                 "model": self.config.model.model_dump(mode="json"),
                 "training": self.config.training.model_dump(
                     mode="json",
-                    exclude={"strategy", "devices", "max_forgetting", "on_forgetting"},
+                    exclude={"strategy", "devices", "tpu", "max_forgetting", "on_forgetting"},
                 ),
             },
+            "device_tables": self.place.device_tables,  # their checkpoints are others
             "examples": self.data.manifest["files"],
-            "spec": self.data.spec.model_dump(mode="json"),
+            "spec": self.model.spec.model_dump(mode="json"),
             "split": {part: getattr(self.data.split, part) for part in ("train", "validation")},
         }
         if mark.exists() and json.loads(mark.read_text()) != json.loads(json.dumps(identity)):
@@ -338,7 +365,7 @@ class _Run:
             shuffle_seed=self.config.seed,
             epoch=epoch,
             shuffle_buffer=training.shuffle_buffer,
-            pad_remainder=shares.of > 1,
+            pad_remainder=shares.of > 1 or self.place.device_tables,
             shares=shares,
             skip_batches=seen,
             on_corrupt=training.on_corrupt,
@@ -385,8 +412,10 @@ class _Run:
 
     def validate(self) -> dict[str, float]:
         """Returns AUC, log loss and PCOC of every predicted head on the validation split."""
+        if self.served is not self.model:
+            refresh(self.served, self.model)
         frame = predict(
-            self.model,
+            self.served,
             self.data.files("validation", self.config.training.on_corrupt),
             self.data.spec,
             self.data.calendar,
@@ -395,7 +424,7 @@ class _Run:
         )
         record = {}
         for column in frame.columns:
-            label = self.model.label_of(column)
+            label = self.served.label_of(column)
             if label is None:
                 continue
             labels, scores = frame[label].to_numpy(), frame[column].to_numpy()
@@ -429,8 +458,8 @@ class _Run:
         config = self.config.calibration
         if config.method != "none" or config.slices:
             trained_on, on_corrupt = self.data.split.train, self.config.training.on_corrupt
-            self.model.calibrate(
-                fit_calibration(self.model, self.data, config, trained_on, on_corrupt=on_corrupt)
+            self.served.calibrate(
+                fit_calibration(self.served, self.data, config, trained_on, on_corrupt=on_corrupt)
             )
 
     def publish(self) -> None:
@@ -439,15 +468,15 @@ class _Run:
         self.checkpoints.restore_best()
         training, chief = self.config.training, self.place.chief
         if training.warm_start:
-            warm_start.finish(self.model, self.data, self.output, training, writes=chief)
+            warm_start.finish(self.served, self.data, self.output, training, writes=chief)
         self.calibrate()
         if not self.place.chief:
             return
-        calibration, by_promotion = self.model.calibration, self.promotion_weights
+        calibration, by_promotion = self.served.calibration, self.promotion_weights
         with staged_directory(self.output / MODEL, overwrite=True) as staging:
             self.weights.write(str(staging / "weights"))
             self.config.save(staging / "config.json")
-            self.data.spec.save(staging / "spec.json")
+            self.served.spec.save(staging / "spec.json")
             write_json(staging / "history.json", self.history())
             if calibration is not None:
                 calibration.save(staging / CALIBRATION_FILE)
@@ -466,7 +495,7 @@ class _Run:
                     "calibration": calibration and calibration.method,
                     "warm_start": warm_start.origin(self.output) if training.warm_start else None,
                     "promotion_weights": by_promotion and by_promotion.describe(),
-                    **self.model.describe(),
+                    **self.served.describe(),
                 },
             )
 

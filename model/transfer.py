@@ -8,7 +8,7 @@ What is new stays as it was initialised, with two exceptions that keep predictio
 
 - The rows of a kernel that read a new input are zero: it adds nothing until training has moved
   them. Their gradient is not zero, since that of a row is its input times what comes from above.
-- A new value of a vocabulary starts as the unknown value, which it was until now.
+- A new value of a vocabulary, or a newly known id, starts as the unknown one, which it was.
 
 A removed input's rows are left out. For a number that is as if it always had its mean, since
 numbers are standardised.
@@ -31,6 +31,9 @@ Places = npt.NDArray[np.int64]
 """For each place in the new model the one in the old model, -1 for none."""
 
 TABLE = "trunk/encoder/table"
+
+LISTS = "trunk/encoder/ids/"
+"""The lists of known ids, which belong to the examples and not to the training before."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,7 @@ def transfer(source: RankingModel, target: RankingModel) -> list[Match]:
     columns = np.where(np.arange(dims[1]) < dims[0], np.arange(dims[1]), -1)
     _copy(before[TABLE], after[TABLE], (rows, columns), zero=False)
     for path, variable in after.items():
-        if path == TABLE:
+        if path == TABLE or path.startswith(LISTS):
             continue
         size = int(np.prod(variable.shape))
         if path not in before:
@@ -86,7 +89,7 @@ def transfer(source: RankingModel, target: RankingModel) -> list[Match]:
         _copy(old, variable, places, zero=path.endswith("/kernel"))
         copied = int(np.prod([np.count_nonzero(p >= 0) for p in places]))
         matches.append(Match("weight", path, size, copied, int(np.prod(old.shape)) - copied))
-    for path in sorted(before.keys() - after.keys()):
+    for path in sorted(path for path in before.keys() - after if not path.startswith(LISTS)):
         dropped = int(np.prod(before[path].shape))
         matches.append(Match("weight", path, 0, 0, dropped, "not in the new model"))
     return matches
@@ -204,17 +207,20 @@ def _copy(old: Any, new: Any, places: tuple[Places, ...], *, zero: bool) -> None
 def _table_rows(source: RankingModel, target: RankingModel) -> tuple[Places, list[Match]]:
     """Returns the rows of the fused table, and how much of each table matched."""
     old, new = source.trunk.encoder, target.trunk.encoder
-    rows, matches = np.full(new.rows, -1, np.int64), []
-    for table, size in new.tables.items():
-        if table not in old.tables:
+    rows, matches = np.full(new.ids.rows, -1, np.int64), []
+    for table, size in new.ids.tables.items():
+        if table not in old.ids.tables:
             matches.append(Match("table", table, size, 0, 0, "not in the source"))
             continue
-        places, copied, note = _rows_of_table(table, old.spec, new.spec)
-        first = new.offsets[table]
-        rows[first : first + size] = np.where(places >= 0, places + old.offsets[table], -1)
-        matches.append(Match("table", table, size, copied, old.tables[table] - copied, note))
-    for table in sorted(old.tables.keys() - new.tables.keys()):
-        matches.append(Match("table", table, 0, 0, old.tables[table], "not in the new model"))
+        if table in old.ids.listed and table in new.ids.listed:
+            places, copied, note = _rows_of_ids(*(e.ids.keys(table) for e in (old, new)))
+        else:
+            places, copied, note = _rows_of_table(table, old.spec, new.spec)
+        first = new.ids.offsets[table]
+        rows[first : first + size] = np.where(places >= 0, places + old.ids.offsets[table], -1)
+        matches.append(Match("table", table, size, copied, old.ids.tables[table] - copied, note))
+    for table in sorted(old.ids.tables.keys() - new.ids.tables.keys()):
+        matches.append(Match("table", table, 0, 0, old.ids.tables[table], "not in the new model"))
     return rows, matches
 
 
@@ -248,8 +254,26 @@ def _rows_of_table(table: str, old: FeatureSpec, new: FeatureSpec) -> tuple[Plac
     return places, size - len(added), "; ".join(notes)
 
 
+def _rows_of_ids(old: Places, new: Places) -> tuple[Places, int, str]:
+    """The same for known ids, given their ascending keys; the last row is that of all others."""
+    at = np.minimum(np.searchsorted(old, new), old.size - 1)
+    found = old[at] == new
+    added, gone = int(np.count_nonzero(~found)), old.size - int(np.count_nonzero(found))
+    notes = [f"newly known, as the unknown id: {added:,}"] if added else []
+    notes += [f"no longer known: {gone:,}"] if gone else []
+    places = np.append(np.where(found, at, old.size), old.size)
+    return places, new.size - added + 1, "; ".join(notes)
+
+
 def _kinds(features: Sequence[Feature]) -> str:
-    return ", ".join(sorted({f"{f.encoding} of {f.dtype}" for f in features}))
+    return ", ".join(
+        sorted(
+            {
+                f"{f.encoding} of {f.dtype}" + (f" by {f.hashes}" if f.hashes > 1 else "")
+                for f in features
+            }
+        )
+    )
 
 
 def _inputs(source: RankingModel, target: RankingModel) -> list[Match]:

@@ -111,11 +111,13 @@ class FeaturesConfig(Section):
             bot from that hour on; 0 for no limit.
         clicked_length: Last clicked items that are kept.
         intent_length: Last favourites, carts and purchases that are kept, each.
-        user_buckets: Rows of the user embedding table.
-        item_buckets: Rows of the item embedding table.
-        category_buckets: Rows of the category embedding table.
-        seller_buckets: Rows of the seller embedding table.
-        brand_buckets: Rows of the brand embedding table.
+        user_buckets: Rows of the user embedding table; 0 chooses by the number of ids.
+        item_buckets: Rows of the item embedding table; 0 chooses by the number of ids.
+        category_buckets: Rows of the category embedding table; 0 chooses by the number of ids.
+        seller_buckets: Rows of the seller embedding table; 0 chooses by the number of ids.
+        brand_buckets: Rows of the brand embedding table; 0 chooses by the number of ids.
+        max_collision_rate: Where buckets are chosen: expected share of the distinct ids that find
+            their row taken.
         partitions: User partitions of the run; 0 chooses by the log's size.
         modules: Python modules with features of one's own (docs/features.md).
         rows_per_partition: The most events of a partition, about, when `partitions` is 0.
@@ -130,11 +132,12 @@ class FeaturesConfig(Section):
     max_events_per_hour: int = Field(0, ge=0)
     clicked_length: int = Field(50, ge=1)
     intent_length: int = Field(20, ge=1)
-    user_buckets: int = Field(100_000, ge=1)
-    item_buckets: int = Field(100_000, ge=1)
-    category_buckets: int = Field(10_000, ge=1)
-    seller_buckets: int = Field(20_000, ge=1)
-    brand_buckets: int = Field(20_000, ge=1)
+    user_buckets: int = Field(100_000, ge=0)
+    item_buckets: int = Field(100_000, ge=0)
+    category_buckets: int = Field(10_000, ge=0)
+    seller_buckets: int = Field(20_000, ge=0)
+    brand_buckets: int = Field(20_000, ge=0)
+    max_collision_rate: float = Field(0.2, gt=0, lt=1)
     partitions: int = Field(0, ge=0)
     modules: tuple[str, ...] = ()
     rows_per_partition: int = Field(500_000, ge=1)

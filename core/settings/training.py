@@ -15,8 +15,14 @@ class TrainingConfig(Section):
     Attributes:
         batch_size: Examples of a step.
         epochs: The most epochs; early stopping may end the run before.
-        learning_rate: Of the dense weights (Adam).
-        table_learning_rate: Of the embedding tables (Adagrad).
+        learning_rate: Of the dense weights.
+        dense_optimizer: Of the dense weights: `adam`, or `clippy_adagrad`, which never changes a
+            weight by much more than a tenth of it (docs/training.md).
+        table_learning_rate: Of the embedding tables.
+        table_optimizer: Of the embedding tables: `adagrad`, `ftrl` or `clippy_adagrad`; each
+            touches the looked-up rows alone.
+        precision: Of the dense layers' arithmetic: `float32`, or `bfloat16` with float32 weights,
+            tables, logits and losses. The trained model is a float32 one.
         patience: Epochs without a better validation log loss before the run stops.
         shuffle_buffer: Examples in the shuffle buffer.
         negative_rate: Probability with which a training example without a positive label is kept;
@@ -33,6 +39,7 @@ class TrainingConfig(Section):
         keep_checkpoints: Checkpoints that are kept.
         strategy: Where the run's replicas are, which share every batch (docs/training.md).
         devices: Devices of `mirrored`, such as `GPU:0`; all GPUs if empty.
+        tpu: The TPU of `tpu`; `local` is that of this TPU VM.
         warm_start: A trained model (`RUN/model`) or a run's checkpoint (`RUN/checkpoints/best`)
             whose weights the run starts with (docs/warm_start.md); empty for none.
         max_forgetting: After a warm start: largest relative rise of the log loss of conversion on
@@ -43,7 +50,10 @@ class TrainingConfig(Section):
     batch_size: int = Field(1024, ge=1)
     epochs: int = Field(3, ge=1)
     learning_rate: float = Field(1e-3, gt=0)
+    dense_optimizer: Literal["adam", "clippy_adagrad"] = "adam"
     table_learning_rate: float = Field(0.05, gt=0)
+    table_optimizer: Literal["adagrad", "ftrl", "clippy_adagrad"] = "adagrad"
+    precision: Literal["float32", "bfloat16"] = "float32"
     patience: int = Field(1, ge=1)
     shuffle_buffer: int = Field(50_000, ge=1)
     negative_rate: float = Field(1.0, gt=0, le=1)
@@ -54,8 +64,9 @@ class TrainingConfig(Section):
     on_corrupt: Literal["fail", "skip"] = "fail"
     checkpoint_steps: int = Field(500, ge=1)
     keep_checkpoints: int = Field(3, ge=1)
-    strategy: Literal["single", "mirrored", "multiworker", "parameter_server"] = "single"
+    strategy: Literal["single", "mirrored", "multiworker", "parameter_server", "tpu"] = "single"
     devices: tuple[str, ...] = ()
+    tpu: str = "local"
     warm_start: str = ""
     max_forgetting: float = Field(0.1, ge=0)
     on_forgetting: Literal["fail", "warn"] = "fail"
@@ -64,6 +75,20 @@ class TrainingConfig(Section):
     def _check(self) -> "TrainingConfig":
         if self.similar_to and not self.similarity_scale:
             raise ValueError("similar_to needs a similarity_scale above 0")
+        if self.strategy == "parameter_server" and "clippy_adagrad" in (
+            self.dense_optimizer,
+            self.table_optimizer,
+        ):
+            raise ValueError(
+                "clippy_adagrad looks at all of a table at once, and parameter_server shares it out"
+            )
+        if self.strategy == "tpu" and self.table_optimizer != "adagrad":
+            # Gradients are dense there, and of these three Adagrad's step alone is zero at zero.
+            raise ValueError(
+                f"strategy = 'tpu' has no table_optimizer = {self.table_optimizer!r}; take adagrad"
+            )
+        if self.strategy == "tpu" and self.warm_start:
+            raise ValueError("warm_start does not fill a TPU's tables yet; train without it")
         return self
 
 

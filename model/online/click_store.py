@@ -20,7 +20,7 @@ from cmdcm.features.input import parse_examples
 from cmdcm.features.spec import FeatureSpec
 from cmdcm.features.tfrecord import read_records
 from cmdcm.features.windows import Int64s
-from cmdcm.model.inputs import hash_ids
+from cmdcm.model.rows import hash_ids
 
 KIND = "click store"
 

@@ -10,15 +10,19 @@ from cmdcm.model.calibration import Calibration, HeadCalibration, Map, slice_cou
 from cmdcm.model.one_user import knows
 from cmdcm.tests.model.batches import (
     VARIANTS,
+    know,
     random_batch,
     rows_of,
     shake,
     sides,
     tiny_model,
     tiny_spec,
+    with_tables,
 )
 
 SIZES = (1, 2, 7, 100, 500, 2000)
+HASHES = {"category": 2, "brand": 3}
+KNOWN = {"item": 60, "user": 5, "seller": 1}
 STRINGS = ("user", "item", "category", "seller", "brand")
 
 
@@ -65,6 +69,18 @@ def compare(tmp_path):
         return check
 
     return saved
+
+
+@pytest.mark.parametrize("strings", [(), STRINGS])
+def test_equals_the_layers_for_every_kind_of_table(compare, strings):
+    """Two and three hashes summed, and lists of known ids, which a request's are partly among."""
+    spec = with_tables(tiny_spec(string_ids=strings), HASHES, KNOWN)
+    user, candidates = request(spec, 100)
+    check = compare(know(shake(tiny_model(spec)), random_batch(spec, 100, seed=1)))
+    check(user, candidates)
+    check(*request(spec, 7, seed=20))
+    check(*request(spec, 3, user_row=0))
+    check(*extreme(spec, 50))
 
 
 @pytest.mark.parametrize(

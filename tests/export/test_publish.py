@@ -261,7 +261,7 @@ def test_a_table_of_another_type_is_measured_and_gated(
 
     small = export_model(model, tmp_path / "a", with_loss(0.5), data)
     stored = tf.train.list_variables(str(small.path / "variables/variables"))
-    assert [model.trunk.encoder.rows, model.config.embedding_dim] in [s for _, s in stored]
+    assert [model.trunk.encoder.ids.rows, model.config.embedding_dim] in [s for _, s in stored]
     reader = tf.train.load_checkpoint(str(small.path / "variables/variables"))
     assert tf.as_dtype(dtype) in reader.get_variable_to_dtype_map().values()
     differences = read_manifest(small.path, "export")["largest_differences"]

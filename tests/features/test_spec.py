@@ -69,10 +69,11 @@ class TestFeature:
                 {"shape": "vector", "length": 3, "components": ("a", "b")},
                 "2 components for length 3",
             ),
-            ({"encoding": "hash", "table": "t"}, "hash needs `buckets` and `table`"),
+            ({"encoding": "hash", "buckets": 3}, "hash needs `buckets` and `table`"),
+            ({"encoding": "known", "table": "t"}, "known needs `buckets` and `table`"),
             ({"encoding": "identity", "buckets": 3}, "identity needs `buckets` and `table`"),
             ({"encoding": "vocabulary", "table": "t"}, "vocabulary needs `vocabulary`"),
-            ({"encoding": "onehot"}, "Input should be 'hash', 'vocabulary'"),
+            ({"encoding": "onehot"}, "Input should be 'hash', 'known'"),
             ({"side": "seller"}, "Input should be 'user'"),
             ({"size": 3}, "Extra inputs are not permitted"),
         ],
@@ -111,6 +112,11 @@ class TestFeatureSpec:
     def test_a_table_has_one_number_of_rows(self):
         spec = FeatureSpec(features=(hashed("a", 10), hashed("b", 11)))
         with pytest.raises(ConfigError, match=r"'b' wants 11 rows of table 'item', .* 10"):
+            spec.tables()
+
+    def test_a_table_whose_rows_are_not_chosen_yet_cannot_be_made(self):
+        spec = FeatureSpec(features=(hashed("a", 0),))
+        with pytest.raises(ConfigError, match="the rows of table 'item' are not chosen yet"):
             spec.tables()
 
     def test_one_name_twice(self):

@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tensorflow_metadata.proto.v0 import schema_pb2
 
+from cmdcm.features.buckets import collision_rate
 from cmdcm.features.schema import SERVING, TRAINING, schema_proto
 from cmdcm.features.spec import FeatureSpec
-from cmdcm.features.validation import check_schema, check_values, collision_rate
+from cmdcm.features.validation import check_schema, check_values
 from cmdcm.tests.features.validation_data import SPEC, codes, collector, sound, views
 
 

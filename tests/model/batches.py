@@ -14,6 +14,7 @@ from cmdcm.features.columns import OPTIONAL_LABELS, example_spec
 from cmdcm.features.spec import Feature, FeatureSpec
 from cmdcm.model.base import RankingModel
 from cmdcm.model.registry import make_model
+from cmdcm.model.rows import id_keys
 
 Arrays = dict[str, npt.NDArray]
 Batch = dict[str, tf.Tensor]
@@ -134,7 +135,7 @@ def _feature(feature: Feature, rows: int, random: np.random.Generator) -> npt.ND
     shape = (rows,) if feature.shape == "scalar" else (rows, feature.length)
     if feature.encoding == "vocabulary":
         return random.choice(np.array([*feature.vocabulary, "unheard of"], object), shape)
-    if feature.encoding == "hash":
+    if feature.encoding in ("hash", "known"):
         ids = random.integers(-(2**62), 2**62, shape)
         return ids.astype(str).astype(object) if feature.dtype == "string" else ids
     if feature.encoding == "identity":
@@ -152,6 +153,33 @@ def tiny_model(spec: FeatureSpec, seed: int = 1, **settings: Any) -> RankingMode
     tf.keras.utils.set_random_seed(seed)
     model = make_model(spec, TINY.model_copy(update=settings))
     model(random_batch(spec, 2))
+    return model
+
+
+def with_tables(
+    spec: FeatureSpec, hashes: Mapping[str, int], known: Mapping[str, int]
+) -> FeatureSpec:
+    """The spec with several hash functions, or a list of so many known ids, of tables."""
+
+    def of_table(feature: Feature) -> Feature:
+        if feature.encoding == "hash" and feature.table in known:
+            rows = known[feature.table] + 1
+            return feature.model_copy(update={"encoding": "known", "buckets": rows})
+        return feature.model_copy(update={"hashes": hashes.get(feature.table, 1)})
+
+    return FeatureSpec(features=tuple(of_table(f) for f in spec.features))
+
+
+def know(model: RankingModel, batch: Batch) -> RankingModel:
+    """Fills the lists of known ids from a batch; those of a table with too few are filled up."""
+    ids = model.trunk.encoder.ids
+    lists = {}
+    for table in ids.listed:
+        features = [f for f in model.spec.inputs if f.table == table]
+        keys = np.concatenate([np.ravel(id_keys(batch[f.name])) for f in features])
+        size = ids.tables[table] - 1
+        lists[table] = np.sort(np.unique([*np.arange(size), *keys])[::-1][:size])
+    ids.set_known(lists)
     return model
 
 

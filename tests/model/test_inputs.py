@@ -5,15 +5,8 @@ import pytest
 import tensorflow as tf
 
 from cmdcm.features.spec import Encoding, Feature, FeatureSpec
-from cmdcm.model.inputs import (
-    AGE_BUCKETS,
-    InputEncoder,
-    SmoothedRates,
-    age_bucket,
-    feature_ids,
-    hash_ids,
-    vocabulary_ids,
-)
+from cmdcm.model.inputs import AGE_BUCKETS, InputEncoder, SmoothedRates, age_bucket
+from cmdcm.model.rows import feature_ids, hash_ids, vocabulary_ids
 from cmdcm.tests.model.batches import COLUMNS, random_batch, rows_of, sides, tiny_spec
 from cmdcm.tests.model.reference import smoothed_rates, split_mix
 
@@ -177,7 +170,7 @@ def test_id_features_look_up_their_rows(spec, batch, encoder, encoded):
 def test_tables_do_not_overlap(spec, encoder):
     sizes = spec.tables()
     assert encoder.table.shape == [sum(sizes.values()), 3]
-    assert encoder.offsets == dict(zip(sizes, np.cumsum([0, *sizes.values()]), strict=False))
+    assert encoder.ids.offsets == dict(zip(sizes, np.cumsum([0, *sizes.values()]), strict=False))
 
 
 def test_numbers_against_numpy(spec, batch, encoded):
@@ -249,7 +242,7 @@ def test_a_log_without_categories_and_sellers():
     spec = tiny_spec(columns=())
     encoder = InputEncoder(spec, dim=2)
     user, candidates = encoder(*sides(spec, random_batch(spec, 3)))
-    assert "category" not in encoder.tables
+    assert "category" not in encoder.ids.tables
     np.testing.assert_array_equal(candidates.target[:, 2:], np.zeros([3, 2]))
     np.testing.assert_array_equal(candidates.target[:, :2], candidates.ids)
     for keys, _, _ in user.sequences.values():
@@ -263,7 +256,7 @@ def test_string_ids():
     encoder = InputEncoder(spec, dim=2)
     user, _ = encoder(*sides(spec, batch))
     rows = [FINGERPRINTS[text] % 2**64 % 50 for text in ("1footrue", "test")]
-    table = encoder.table.numpy()[encoder.offsets["user"] :]
+    table = encoder.table.numpy()[encoder.ids.offsets["user"] :]
     np.testing.assert_array_equal(user.ids[:, :2], table[rows])
 
 

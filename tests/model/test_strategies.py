@@ -15,18 +15,26 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
-from cmdcm.core.config import Config, TrainingConfig
-from cmdcm.core.errors import ConfigError
+from cmdcm.core.config import Config, TablesConfig, TrainingConfig
+from cmdcm.core.errors import ConfigError, PreemptedError
 from cmdcm.model import strategies
 from cmdcm.model.strategies import TF_CONFIG, Place, find_place
 from cmdcm.model.trained import MODEL, load_history, load_model
+from cmdcm.model.transfer import TABLE
 
 TWO_DEVICES = {"strategy": "mirrored", "devices": ("CPU:0", "CPU:1")}
 
 
-def start(config: Config, examples: Path, output: Path, task: dict | None = None):
-    """Starts a training in a process of its own."""
+def start(
+    config: Config,
+    examples: Path,
+    output: Path,
+    task: dict | None = None,
+    stop_at: int | None = None,
+):
+    """Starts a training in a process of its own, which may get SIGTERM at a step."""
     name = "chief" if task is None else f"{task['task']['type']}{task['task']['index']}"
     settings = output.with_name(f"{output.name}-{name}.json")
     config.save(settings)
@@ -34,7 +42,11 @@ def start(config: Config, examples: Path, output: Path, task: dict | None = None
     if task is not None:
         environment[TF_CONFIG] = json.dumps(task)
     return subprocess.Popen(
-        [sys.executable, "-m", "cmdcm.tests.model.train_process", settings, examples, output],
+        [
+            *(sys.executable, "-m", "cmdcm.tests.model.train_process"),
+            *(settings, examples, output),
+            *([] if stop_at is None else [str(stop_at)]),
+        ],
         env=environment,
         stderr=subprocess.PIPE,
         text=True,
@@ -59,24 +71,25 @@ def addresses(count: int) -> list[str]:
 
 
 @contextmanager
-def servers(small_world, workers: int):
-    """Starts workers and a parameter server; yields the chief's task and the workers' processes."""
-    cluster = {"chief": addresses(1), "worker": addresses(workers), "ps": addresses(1)}
+def servers(small_world, workers: int, shards: int = 1):
+    """Starts workers and parameter servers; yields the chief's task and the workers' processes."""
+    cluster = {"chief": addresses(1), "worker": addresses(workers), "ps": addresses(shards)}
     config = trained_with(small_world.config, strategy="parameter_server")
+    tasks = [(job, n) for job, count in (("ps", shards), ("worker", workers)) for n in range(count)]
     with TemporaryDirectory() as folder, ExitStack() as stack:
         started = []
-        for job, number in [("ps", 0), *(("worker", n) for n in range(workers))]:
+        for job, number in tasks:
             task = {"cluster": cluster, "task": {"type": job, "index": number}}
             process = start(config, small_world.examples, Path(folder) / "servers", task)
             stack.callback(process.wait)
             stack.callback(process.kill)
             started.append(process)
-        yield {"cluster": cluster, "task": {"type": "chief", "index": 0}}, started[1:]
+        yield {"cluster": cluster, "task": {"type": "chief", "index": 0}}, started[shards:]
 
 
-def finish(process: subprocess.Popen) -> None:
+def finish(process: subprocess.Popen, code: int = 0) -> None:
     _, errors = process.communicate(timeout=500)
-    assert process.returncode == 0, errors[-3000:]
+    assert process.returncode == code, errors[-3000:]
 
 
 @pytest.fixture(scope="module")
@@ -102,11 +115,15 @@ def runs(small_world, tmp_path_factory) -> dict[str, Path]:
     return {name: root / name for name in asked}
 
 
+def assert_equal_models(run: Path, other: Path) -> None:
+    models = (load_model(directory / MODEL) for directory in (run, other))
+    for one, two in zip(*(model.weights for model in models), strict=True):
+        np.testing.assert_allclose(two.numpy(), one.numpy(), rtol=0, atol=2e-6, err_msg=one.name)
+
+
 @pytest.mark.parametrize("strategy", ["mirrored", "multiworker", "parameter_server"])
 def test_every_strategy_ends_with_the_same_weights(runs, strategy):
-    alone, shared = load_model(runs["single"] / MODEL), load_model(runs[strategy] / MODEL)
-    for one, other in zip(alone.weights, shared.weights, strict=True):
-        np.testing.assert_allclose(other.numpy(), one.numpy(), rtol=0, atol=2e-6, err_msg=one.name)
+    assert_equal_models(runs["single"], runs[strategy])
 
 
 @pytest.mark.parametrize("strategy", ["mirrored", "multiworker", "parameter_server"])
@@ -131,6 +148,55 @@ def test_a_lost_worker_loses_no_batch(runs, small_world, tmp_path):
     # Each loss is a mean over all rows that were trained on, by weights that differ a little.
     for name in ("loss", "loss_direct", "loss_propensity"):
         assert lossy[name] == pytest.approx(alone[name], rel=0.2), name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["mirrored", "multiworker"])
+def test_a_pre_empted_run_goes_on_on_other_devices(runs, small_world, tmp_path, strategy):
+    """SIGTERM to one of its processes stops them all; then one device takes over."""
+    settings = TWO_DEVICES if strategy == "mirrored" else {"strategy": strategy}
+    config, run = trained_with(small_world.config, **settings), tmp_path / "run"
+    tasks: list[dict[str, Any] | None] = [None]
+    if strategy == "multiworker":
+        cluster = {"worker": addresses(2)}
+        tasks = [{"cluster": cluster, "task": {"type": "worker", "index": n}} for n in range(2)]
+    processes = [
+        start(config, small_world.examples, run, task, 3 if task is tasks[-1] else None)
+        for task in tasks
+    ]
+    for process in processes:
+        finish(process, code=PreemptedError.exit_code)
+    assert not (run / MODEL).exists()
+    finish(start(trained_with(small_world.config), small_world.examples, run))
+    assert_equal_models(runs["single"], run)
+
+
+@pytest.mark.slow
+def test_tables_that_are_shared_out_train_the_same(small_world, tmp_path):
+    """A table of two shards on two servers, with known ids, several hashes and FTRL."""
+    known = TablesConfig(min_count={"item": 40}, hashes={"user": 2})
+    wide = small_world.config.model_copy(
+        update={
+            "tables": known,
+            "model": small_world.config.model.model_copy(update={"embedding_dim": 128}),
+        }
+    )
+    with servers(small_world, 1, shards=2) as (chief, _):
+        started = [
+            start(trained_with(wide, table_optimizer="ftrl"), small_world.examples, tmp_path / "1"),
+            start(
+                trained_with(wide, table_optimizer="ftrl", strategy="parameter_server"),
+                small_world.examples,
+                tmp_path / "2",
+                chief,
+            ),
+        ]
+        for process in started:
+            finish(process)
+    state = tf.train.load_checkpoint(str(tmp_path / "2" / "checkpoints"))
+    rows, dim = state.get_variable_to_shape_map()[f"network/{TABLE}/.ATTRIBUTES/VARIABLE_VALUE"]
+    assert dim * rows * 4 >= 2 * strategies._SHARD_BYTES
+    assert_equal_models(tmp_path / "1", tmp_path / "2")
 
 
 def test_a_cluster_without_servers_is_refused(monkeypatch):

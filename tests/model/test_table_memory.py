@@ -39,6 +39,23 @@ def test_what_fits_is_said():
     assert check_tables(TABLES)  # of this host's memory
 
 
+def test_a_table_of_known_ids_takes_their_list_too():
+    """Sixteen bytes an id; and FTRL keeps two numbers of each weight instead of one."""
+    known = hashed("user_id", "user", 1_000).model_copy(update={"encoding": "known"})
+    spec, config = FeatureSpec(features=(known,)), ModelConfig(embedding_dim=10)
+    (table,) = table_sizes(spec, config, "ftrl")
+    assert table.size == 1_000 * (4 * 10 * 4 + 16)
+    assert "user 1,000 known ids 0.2 MB" in check_tables([table], free=10**6)
+    with pytest.raises(ConfigError, match=r"raise tables\.min_count until it has at most 500, low"):
+        check_tables([table], free=88_000)
+
+
+def test_several_hashes_of_an_id_take_no_more_rows():
+    twice = hashed("user_id", "user", 1_000).model_copy(update={"hashes": 2})
+    (table,) = table_sizes(FeatureSpec(features=(twice,)), ModelConfig(embedding_dim=10))
+    assert (table.rows, table.size) == (1_000, 120_000)
+
+
 @pytest.mark.parametrize(
     ("free", "servers", "advice"),
     [

@@ -202,7 +202,7 @@ def test_a_vocabulary_goes_by_its_strings():
 def test_hashes_of_another_number_of_buckets_start_anew():
     source = trained()
     target, matches = taken_over(source, changed("seller", buckets=30))
-    first, note = target.trunk.encoder.offsets["seller"], "hashes of 20 buckets do not tell"
+    first, note = target.trunk.encoder.ids.offsets["seller"], "hashes of 20 buckets do not tell"
     assert matches["table", "seller"].matched == 0
     assert matches["table", "seller"].dropped == 20
     assert matches["table", "seller"].note.startswith(note)
@@ -212,7 +212,7 @@ def test_hashes_of_another_number_of_buckets_start_anew():
     # The tables behind it have moved, and came along.
     for name in ("user", "brand", "hour_of_day"):
         one, other = (
-            m.trunk.encoder.table.numpy()[m.trunk.encoder.offsets[name] :][:20]
+            m.trunk.encoder.table.numpy()[m.trunk.encoder.ids.offsets[name] :][:20]
             for m in (source, target)
         )
         np.testing.assert_array_equal(one, other)
