@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from absl import logging
+
 from cmdcm.core.config import Config
 from cmdcm.core.files import read_json, staged_file, write_json
 
@@ -45,7 +47,13 @@ def serving_model(config: Config, work: Path) -> dict[str, Any] | None:
 
         file = ModelConfigFile(Path(config.serving.model_config_file), config.export.name)
         stable = placement_of(file.entry()).labels.get(STABLE)
-        if stable is None or not lineage_path(work, stable).exists():
+        if stable is None:
+            return None
+        if not lineage_path(work, stable).exists():
+            logging.warning(
+                "version %d serves, and no job of %s made it: the gate has nothing to compare with",
+                *(stable, work),
+            )
             return None
         return dict(read_json(lineage_path(work, stable), "lineage"))
     path = work / SERVING
