@@ -96,7 +96,7 @@ def _row(verdict: Mapping[str, Any]) -> tuple[str, ...]:
         _WORDS[verdict["outcome"]] + ("" if verdict["clear"] else " (unclear)"),
         number(verdict["estimate"], digits),
         f"{low} to {high}" if verdict["lower"] is not None else "",
-        ", ".join(bounds),
+        ", ".join(filter(None, bounds)),
         *counts,
         verdict["reason"] if verdict["estimate"] is None else "",
     )

@@ -29,7 +29,7 @@ def check_log(
     """Checks a snapshot.
 
     Args:
-        log: The snapshot: one file a day, named by it.
+        log: The snapshot; a day lies in one file.
         calendar: Phases of the days.
         last_day: The last day of which events should be there (ISO).
         config: Bounds.
@@ -40,7 +40,7 @@ def check_log(
     Raises:
         DataError: Days are missing, or recent ones are unlike others; names the first ten.
     """
-    days = [daily(log, file, calendar) for file in log.files]
+    days = [day for file in log.files for day in daily(log, file, calendar)]
     faults = list(_missing([day["day"] for day in days], last_day, config.max_missing_days))
     recent = days[-config.recent_days :]
     for day in recent:
@@ -57,18 +57,25 @@ def check_log(
     return {"days": len(days), "first_day": first, "last_day": last_day, "checked": len(recent)}
 
 
-def daily(log: EventLog, file: Location, calendar: PromotionCalendar) -> dict[str, Any]:
-    """Returns `day`, `phase`, events by kind and the median price of one file of a snapshot."""
+def daily(log: EventLog, file: Location, calendar: PromotionCalendar) -> Iterator[dict[str, Any]]:
+    """Yields `day`, `phase`, events by kind and median price of each day of a file, in order."""
     columns = [name for name in ("kind", "timestamp", "price") if name in log.schema.names]
     frame = pl.read_parquet(str(file), columns=columns)
-    counts = frame["kind"].cast(pl.String).value_counts()
-    price = frame["price"].median() if "price" in columns else None
-    return {
-        "day": file.stem,
-        "phase": _phase(int(frame["timestamp"].dt.epoch("ms").to_numpy().min()), calendar),
-        "kinds": dict(zip(counts["kind"], counts["count"], strict=True)),
-        "price": price,
-    }
+    times = frame["timestamp"].dt.epoch("ms").to_numpy()
+    local = calendar.local_days(times).astype("datetime64[D]").astype(str)
+    for day, part in (
+        frame.with_columns(day=pl.Series(local))
+        .sort("timestamp")
+        .group_by("day", maintain_order=True)
+    ):
+        counts = part["kind"].cast(pl.String).value_counts()
+        first = int(part["timestamp"].dt.epoch("ms").to_numpy()[0])
+        yield {
+            "day": str(day[0]),
+            "phase": _phase(first, calendar),
+            "kinds": dict(zip(counts["kind"], counts["count"], strict=True)),
+            "price": part["price"].median() if "price" in columns else None,
+        }
 
 
 def _phase(instant_ms: int, calendar: PromotionCalendar) -> str:

@@ -11,7 +11,10 @@ from cmdcm.jobs.gate_page import verdict_tables
 from cmdcm.jobs.report import template
 from cmdcm.jobs.tables import DIGITS, Table, bounds, number, text
 
-_NEW = ("promoted", "published")
+_SERVES = {
+    "promoted": "the new model serves",
+    "published": "the new version may be rolled out, and the next job compares with it",
+}
 
 
 def page(record: Mapping[str, Any]) -> str:
@@ -27,7 +30,7 @@ def page(record: Mapping[str, Any]) -> str:
 
 def notes(record: Mapping[str, Any]) -> list[str]:
     """Returns the decision in sentences."""
-    serves = "the new model serves" if record["outcome"] in _NEW else "the serving model stays"
+    serves = _SERVES.get(record["outcome"], "the serving model stays")
     before = record["serving_version"]
     said = [
         f"{record['outcome'].capitalize()}: {record['reason']}.",

@@ -9,7 +9,7 @@ from cmdcm.jobs.retrain.snapshot import source_fingerprint
 from cmdcm.jobs.retrain.steps import Context, Step, names
 
 STEPS = (
-    Step("snapshot", (), (), "cmdcm.jobs.retrain.step_snapshot"),
+    Step("snapshot", (), (), "cmdcm.jobs.retrain.step_snapshot", version=2),
     Step("check", ("snapshot",), ("calendar", "retrain"), "cmdcm.jobs.retrain.step_check"),
     Step(
         "features",

@@ -1,7 +1,7 @@
 """The log as it was at an instant: the one place where the as-of date is enforced.
 
-A snapshot is an event log of its own (contract 1) with one file for each local day, its rows in one
-order. It holds no event dated at or after the as-of instant, and every later step reads the
+A snapshot is an event log of its own (contract 1) with one file for each local month, its rows in
+one order. It holds no event dated at or after the as-of instant, and every later step reads the
 snapshot alone. Equal events give equal files, however the source had cut and ordered them: what is
 appended to the source later changes nothing.
 
@@ -80,7 +80,7 @@ def take_snapshot(
     Args:
         source: A log, a directory of Parquet, or a `{YYYY-MM-DD}` path.
         target: The snapshot.
-        calendar: Its zone cuts the days.
+        calendar: Its zone cuts the months.
         as_of_ms: Exclusive, UTC ms.
         last_day: Last local day before it (ISO).
 
@@ -97,20 +97,20 @@ def take_snapshot(
         folder.mkdir()
         for number, table in enumerate(_gathered(_before(log, as_of_ms))):
             times = table["timestamp"].cast(pa.int64()).to_numpy()
-            days = calendar.local_days(times)
-            for day in np.unique(days):
-                run = folder / f"{day}-{number:06d}.arrow"
-                _frame(table.filter(pa.array(days == day))).write_ipc(run)
-                runs.setdefault(str(day), []).append(run)
+            months = calendar.local_days(times).astype("datetime64[M]")
+            for month in np.unique(months):
+                run = folder / f"{month}-{number:06d}.arrow"
+                _frame(table.filter(pa.array(months == month))).write_ipc(run)
+                runs.setdefault(str(month), []).append(run)
         if not runs:
             raise DataError(f"{source} has no event before the as-of instant")
         summary = EventSummary()
-        for day, parts in sorted(runs.items()):
+        for month, parts in sorted(runs.items()):
             frame = pl.concat([pl.read_ipc(part) for part in parts])
             table = _table(frame.sort(frame.columns), log.schema)
-            summary.add(table, f"events of {day}")
+            summary.add(table, f"events of {month}")
             pq.write_table(
-                table, staging / f"{day}.parquet", compression="zstd", row_group_size=_ROW_GROUP
+                table, staging / f"{month}.parquet", compression="zstd", row_group_size=_ROW_GROUP
             )
             for part in parts:
                 part.unlink()
@@ -151,7 +151,7 @@ def _before(log: EventLog, as_of_ms: int) -> Iterator[pa.Table]:
 
 
 def _gathered(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
-    """Joins tables, so that a log in no order of time makes few files for each day."""
+    """Joins tables, so that a log in no order of time makes few runs for each month."""
     waiting: list[pa.Table] = []
     for table in tables:
         waiting.append(table)

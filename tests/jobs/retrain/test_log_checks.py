@@ -83,4 +83,5 @@ def test_phases_are_compared_with_their_like(tmp_path):
     pq.write_table(events([("u", "i", "click", "2024-06-20T02:00")]), tmp_path / "d.parquet")
     log = open_event_log(tmp_path / "d.parquet")
     calendar = calendar_of(config_of(tmp_path).calendar)
-    assert daily(log, log.files[0], calendar)["phase"] == "promotion days"
+    [day] = daily(log, log.files[0], calendar)
+    assert (day["day"], day["phase"]) == ("2024-06-20", "promotion days")

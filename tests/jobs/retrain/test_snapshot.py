@@ -115,16 +115,16 @@ def _opened(folder: Path):
     return EventLog(files[0], _common_schema(files), files, {"resolution": "ms"})
 
 
-def test_a_snapshot_is_a_log_of_its_own_with_a_file_for_each_local_day(window, tmp_path):
+def test_a_snapshot_is_a_log_of_its_own_with_a_file_for_each_local_month(window, tmp_path):
     rows = [
-        ("u", "i", "click", "2024-06-08T15:59"),  # before midnight in Shanghai
-        ("u", "i", "cart", "2024-06-08T16:00"),
+        ("u", "i", "click", "2024-05-31T15:59"),  # before midnight in Shanghai
+        ("u", "i", "cart", "2024-05-31T16:00"),
         ("u", "j", "click", "2024-06-08T16:00"),
     ]
     pq.write_table(events(rows), tmp_path / "log.parquet")
     taken(window, tmp_path / "log.parquet", tmp_path / "snapshot")
     log = open_event_log(tmp_path / "snapshot")
-    assert [file.name for file in log.files] == ["2024-06-08.parquet", "2024-06-09.parquet"]
+    assert [file.name for file in log.files] == ["2024-05.parquet", "2024-06.parquet"]
     manifest = read_manifest(tmp_path / "snapshot", "events")
     assert manifest["rows"] == 3 and manifest["rows_by_kind"] == {"click": 2, "cart": 1}
 
