@@ -14,6 +14,7 @@ from cmdcm.model.training import training_columns
 from cmdcm.tests.model.batches import TINY, random_batch, tiny_spec
 
 SPEC = tiny_spec(labels=LabelsConfig(micro=True, refunded=True))
+PLAIN = tiny_spec(labels=LabelsConfig())
 MICRO = np.array([1] * 3 + [0] * 13)
 
 
@@ -32,7 +33,7 @@ def batch() -> dict[str, tf.Tensor]:
 def test_training_reads_the_optional_labels_that_examples_have():
     inputs = [f.name for f in SPEC.inputs]
     assert training_columns(SPEC) == [*inputs, *LABELS, "micro", "refunded"]
-    assert training_columns(tiny_spec()) == [*inputs, *LABELS]
+    assert training_columns(PLAIN) == [*inputs, *LABELS]
 
 
 def test_a_head_learns_an_optional_label():
@@ -44,4 +45,4 @@ def test_a_head_learns_an_optional_label():
     losses = model.example_losses(examples)
     np.testing.assert_array_equal(losses["micro_head"].labels, MICRO)
     assert model.label_of("p_micro") == "micro"
-    assert SingleTask(tiny_spec(), TINY).label_of("p_micro") is None
+    assert SingleTask(PLAIN, TINY).label_of("p_micro") is None

@@ -298,3 +298,12 @@ def test_a_label_that_the_examples_lack_is_an_error_that_names_its_setting(data)
     spec = tiny_spec(labels=LabelsConfig(micro=True))
     with pytest.raises(ConfigError, match=r"'micro_head'.*'micro'.*labels\.micro = true"):
         training.check_labels(WithMicro(spec, TINY), data)
+
+
+def test_training_names_a_label_that_the_examples_lack_before_it_reads_any(
+    small_world, data, tmp_path
+):
+    config = with_settings(small_world.config, model={"name": "hm3"})
+    with pytest.raises(ConfigError, match=r"model\.name = 'hm3' learns .* labels\.micro = true"):
+        train(data, tmp_path / "run", config, progress=False)
+    assert not (tmp_path / "run").exists()
