@@ -22,7 +22,7 @@ from absl import logging
 
 from cmdcm.core.config import Config
 from cmdcm.core.errors import ConfigError, DataError, OutputError, PreemptedError, TrainingError
-from cmdcm.core.files import output_errors, staged_directory, write_json, write_manifest
+from cmdcm.core.files import staged_directory, staged_file, write_json, write_manifest
 from cmdcm.core.progress import progress_bar
 from cmdcm.core.signals import Termination
 from cmdcm.features.columns import labels_of
@@ -291,9 +291,8 @@ class _Run:
         elif setting:
             source = warm_start.open_source(setting, self.data)
         if self.place.chief:
-            with output_errors(self.output):
-                self.output.mkdir(parents=True, exist_ok=True)
-                write_json(mark, identity)
+            with staged_file(mark) as staging:
+                write_json(staging, identity)
         if source is not None:
             self.start_warm(source)
 
