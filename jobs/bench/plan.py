@@ -7,6 +7,9 @@ A plan is one TOML file:
     seeds = [1, 2, 3, 4, 5]
     set = ["simulate.events=2_000_000"]      # overrides of every configuration
 
+    tune = 20                                # trials of a search for each model and world
+    space = "zoo"                            # of `cmdcm tune`
+
     [worlds.taobao]                          # simulated, from a preset
     preset = "world_taobao"
 
@@ -18,6 +21,10 @@ A plan is one TOML file:
 
     [models.no_gate]
     set = ["model.gate=false"]
+
+    [models.ceiling]                         # learns the simulator's probabilities, not outcomes
+    set = ["model.name=single_task"]
+    truth = true
 """
 
 import tomllib
@@ -54,10 +61,15 @@ class ModelPlan(Section):
     Attributes:
         set: Overrides that make it.
         worlds: The worlds that it is trained in; empty for all.
+        space: What is searched for it, if not the plan's space.
+        truth: Train it on the true probabilities of conversion (`jobs/bench/ceiling.py`); it is
+            left out where they are not known. For models whose heads learn `conversion` alone.
     """
 
     set: tuple[str, ...] = ()
     worlds: tuple[str, ...] = ()
+    space: str = ""
+    truth: bool = False
 
 
 class Plan(Section):
@@ -68,6 +80,8 @@ class Plan(Section):
         baseline: The model that the others are compared with.
         seeds: Each draws its own world and its own initial weights.
         set: Overrides of every configuration, before those of world and model.
+        tune: Trials of a search for each model in each world (`jobs/bench/tuning.py`); 0 for none.
+        space: What is searched: a built-in space of `cmdcm tune`, or a TOML file.
         worlds: World by name.
         models: Model by name.
     """
@@ -76,6 +90,8 @@ class Plan(Section):
     baseline: str
     seeds: tuple[PositiveInt, ...] = Field(min_length=1)
     set: tuple[str, ...] = ()
+    tune: int = Field(0, ge=0)
+    space: str = "zoo"
     worlds: dict[str, WorldPlan] = Field(min_length=1)
     models: dict[str, ModelPlan] = Field(min_length=1)
 
@@ -92,8 +108,14 @@ class Plan(Section):
             unknown = sorted(set(model.worlds) - set(self.worlds))
             if unknown:
                 raise ValueError(f"models.{name}.worlds: there is no world {unknown}")
-        if self.models[self.baseline].worlds:
+        if self.models[self.baseline].worlds or self.models[self.baseline].truth:
             raise ValueError("the baseline should be trained in all worlds")
+        for name, model in self.models.items():
+            chosen = [text.split("=")[1].strip() for text in model.set if "model.name" in text]
+            if model.truth and chosen != ["single_task"]:
+                raise ValueError(
+                    f"models.{name}: the truth teaches conversion alone; add model.name=single_task"
+                )
         return self
 
     def config(self, world: str, seed: int, model: str) -> Config:
@@ -108,7 +130,12 @@ class Plan(Section):
 
     def models_in(self, world: str) -> list[str]:
         """Returns the names of the models that are trained in a world."""
-        return [n for n, m in self.models.items() if not m.worlds or world in m.worlds]
+        log = bool(self.worlds[world].events)
+        return [
+            name
+            for name, model in self.models.items()
+            if (not model.worlds or world in model.worlds) and not (model.truth and log)
+        ]
 
 
 def plans() -> list[str]:
@@ -120,6 +147,7 @@ def load_plan(
     source: str,
     *,
     seeds: int = 0,
+    tune: int | None = None,
     overrides: tuple[str, ...] = (),
     logs: dict[str, Path] | None = None,
     worlds: tuple[str, ...] = (),
@@ -129,6 +157,7 @@ def load_plan(
     Args:
         source: Name of a built-in plan, or a TOML file.
         seeds: With n > 0 the seeds are 1 to n.
+        tune: Trials of each search; None for the plan's.
         overrides: Added to those of the plan.
         logs: Event logs by name; each becomes a world, of the preset of that name if there is one.
         worlds: Worlds to keep; empty for all.
@@ -147,6 +176,8 @@ def load_plan(
         raise ConfigError(f"plan {path} is not valid TOML: {error}") from error
     if seeds:
         values["seeds"] = list(range(1, seeds + 1))
+    if tune is not None:
+        values["tune"] = tune
     values["set"] = [*values.get("set", []), *overrides]
     for name, events in (logs or {}).items():
         preset = name if name in presets() else "default"

@@ -27,8 +27,9 @@ from cmdcm.model.predictions import HEADS
 
 Array = npt.NDArray[np.float64]
 
-GAP = "gap_closed"
-"""Share of the log-loss gap from `vanilla` to `oracle` that a model closes, of `conversion`."""
+GAPS = {"auc": "gap_closed_auc", "log_loss": "gap_closed"}
+"""Relative improvement RI = (m - vanilla) / (oracle - vanilla) by its metric m, of `conversion`:
+the share of the gap between these two anchors that a model closes."""
 
 
 @dataclass(frozen=True)
@@ -204,14 +205,13 @@ def seed_rows(figures: Figures, trials: Sequence[Trial]) -> pl.DataFrame:
 
 def _gaps(figures: Figures) -> Figures:
     gaps: Figures = {}
-    head, metric = "conversion", "log_loss"
-    for world, model, *rest in list(figures):
+    for world, model, head, metric in list(figures):
         ends = [figures.get((world, name, head, metric)) for name in (VANILLA, ORACLE)]
-        if rest != [head, metric] or ends[0] is None or ends[1] is None:
+        if head != "conversion" or metric not in GAPS or ends[0] is None or ends[1] is None:
             continue
         gain, whole = figures[world, model, head, metric] - ends[0], ends[1] - ends[0]
         with np.errstate(divide="ignore", invalid="ignore"):
-            gaps[world, model, head, GAP] = Figure(
+            gaps[world, model, head, GAPS[metric]] = Figure(
                 gain.values / whole.values + 0.0,
                 gain.replicates / whole.replicates
                 if gain.replicates is not None and whole.replicates is not None

@@ -37,6 +37,8 @@ from cmdcm.datasets.log import open_event_log
 from cmdcm.datasets.simulator import EVENTS, TRUTH, simulate
 from cmdcm.features.dataset import ExampleSet
 from cmdcm.features.pipeline import build_dataset
+from cmdcm.jobs.bench.ceiling import soft_examples
+from cmdcm.jobs.bench.cost import TrainingSpeed, scoring_ms
 from cmdcm.jobs.bench.plan import Plan
 from cmdcm.model.scoring import predict
 from cmdcm.model.trained import MODEL, load_history
@@ -97,12 +99,14 @@ class Trial:
         model: The model's name in the plan.
         config: The model's configuration.
         folder: Where it is.
+        truth: Whether it learns the true probabilities.
     """
 
     world: World
     model: str
     config: Config
     folder: Path
+    truth: bool = False
 
     @property
     def done(self) -> bool:
@@ -122,8 +126,8 @@ class Trial:
 def trials_of(plan: Plan, output: Path) -> list[Trial]:
     """Returns the trials of a plan: by world, seed and model, in the plan's order."""
     trials = []
-    for name, place in plan.worlds.items():
-        log = Path(place.events).resolve() if place.events else None
+    for name, of_world in plan.worlds.items():
+        log = Path(of_world.events).resolve() if of_world.events else None
         for seed in plan.seeds:
             config = plan.config(name, seed, plan.baseline)
             key = _key(config, _WORLD, sha256(log / MANIFEST) if log else str(seed))
@@ -135,9 +139,8 @@ def trials_of(plan: Plan, output: Path) -> list[Trial]:
             for model in plan.models_in(name):
                 made = plan.config(name, seed, model)
                 place_of = output.resolve() / "trials" / folder.name
-                trials.append(
-                    Trial(world, model, made, place_of / f"{model}-{_key(made, _TRIAL, '')}")
-                )
+                place = place_of / f"{model}-{trial_key(made)}"
+                trials.append(Trial(world, model, made, place, plan.models[model].truth))
     return trials
 
 
@@ -156,15 +159,17 @@ def run_trials(trials: Sequence[Trial], workers: int = 0, *, progress: bool = Tr
         CmdcmError: Trials failed; all others were made. Names each with its fault.
     """
     missing = [trial for trial in trials if not trial.done]
-    worlds = {trial.world.folder: trial.world for trial in missing}
-    cores = len(os.sched_getaffinity(0))
-    workers = min(workers or cores, max(len(missing), 1))
-    threads = max(1, cores // workers)
-    named = {f"{w.name} seed {w.seed}": w for w in worlds.values() if not w.done}
-    _all("worlds", prepare, named, workers, threads, progress)
+    prepare_worlds(missing, workers, progress=progress)
     runs = {f"{t.world.name} seed {t.world.seed} {t.model}": t for t in missing}
-    _all("trials", run_trial, runs, workers, threads, progress)
+    _all("trials", run_trial, runs, workers, progress)
     return list(trials)
+
+
+def prepare_worlds(trials: Sequence[Trial], workers: int = 0, *, progress: bool = True) -> None:
+    """Makes the worlds of trials that are not made yet; arguments and errors of `run_trials`."""
+    worlds = {trial.world.folder: trial.world for trial in trials}
+    named = {f"{w.name} seed {w.seed}": w for w in worlds.values() if not w.done}
+    _all("worlds", prepare, named, workers, progress)
 
 
 def prepare(world: World) -> None:
@@ -177,9 +182,13 @@ def prepare(world: World) -> None:
 def run_trial(trial: Trial) -> None:
     """Trains and scores one model; an interrupted training goes on."""
     data = ExampleSet.open(trial.world.examples, trial.config.split)
-    run = trial.folder / "run"
+    taught, run, speed = data, trial.folder / "run", TrainingSpeed()
+    if trial.truth and trial.world.truth is not None:
+        soft = trial.folder / "examples"
+        soft_examples(data, trial.world.truth, soft)
+        taught = ExampleSet.open(soft, trial.config.split)
     started = time.monotonic()
-    model = train(data, run, trial.config, progress=False)
+    model = train(taught, run, trial.config, progress=False, observers=[speed])
     seconds = time.monotonic() - started
     frame = predict(model, data.files("test"), data.spec, data.calendar)
     frame.write_parquet(trial.folder / PREDICTIONS)
@@ -189,9 +198,12 @@ def run_trial(trial: Trial) -> None:
         "epochs": len(load_history(run / MODEL)),
         "training_rows": data.total("train"),
         "test_rows": len(frame),
+        "examples_per_second": speed.examples_per_second,
+        "scoring_ms": scoring_ms(model, data),
     }
     shutil.rmtree(trial.folder / MODEL, ignore_errors=True)
     (run / MODEL).rename(trial.folder / MODEL)
+    shutil.rmtree(trial.folder / "examples", ignore_errors=True)
     write_json(trial.folder / TRIAL, cost)
     remove_run(run)
 
@@ -201,11 +213,12 @@ def _all(
     task: Callable[[Any], None],
     items: Mapping[str, Any],
     workers: int,
-    threads: int,
     progress: bool,
 ) -> None:
     """Runs a task on each item, waits for all and raises for those that failed."""
-    faults = []
+    cores, faults = len(os.sched_getaffinity(0)), []
+    workers = min(workers or cores, max(len(items), 1))
+    threads = max(1, cores // workers)
     with progress_bar() as bar, ThreadPoolExecutor(workers) as pool:
         shown = bar.add_task(what, total=len(items), visible=progress and bool(items))
         futures = {
@@ -253,6 +266,11 @@ def _made(path: Path, config: Config, sections: Sequence[str]) -> bool:
         return False
     made = Config.load(path)
     return all(getattr(made, name) == getattr(config, name) for name in sections)
+
+
+def trial_key(config: Config) -> str:
+    """Returns the key of a trial's configuration."""
+    return _key(config, _TRIAL, "")
 
 
 def _key(config: Config, sections: Sequence[str], extra: str) -> str:

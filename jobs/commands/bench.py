@@ -11,6 +11,7 @@ from cmdcm.jobs.bench.page import markdown, notes, page, tables
 from cmdcm.jobs.bench.plan import load_plan, plans
 from cmdcm.jobs.bench.results import measure, rows, seed_rows
 from cmdcm.jobs.bench.trials import run_trials, trials_of
+from cmdcm.jobs.bench.tuning import tune
 from cmdcm.jobs.tables import tables as setting_tables
 
 EXAMPLE = "cmdcm bench --plan ablation --seeds 2 --output out/bench"
@@ -23,6 +24,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--plan", required=True, help=f"a TOML file, or a built-in plan: {', '.join(plans())}"
     )
     parser.add_argument("--seeds", type=int, default=0, help="use seeds 1 to N, not the plan's")
+    parser.add_argument(
+        "--tune", type=int, help="trials of the search for each model and world, not the plan's"
+    )
     parser.add_argument(
         "--world", action="append", default=[], help="a world of the plan to keep; may be repeated"
     )
@@ -57,15 +61,17 @@ def run(args: argparse.Namespace, config: Config) -> int:
     plan = load_plan(
         args.plan,
         seeds=args.seeds,
+        tune=args.tune,
         overrides=tuple(args.overrides),
         logs=logs,
         worlds=tuple(args.world),
     )
-    trials = run_trials(trials_of(plan, args.output), args.workers)
+    trials, found = tune(trials_of(plan, args.output), plan, args.output, args.workers)
+    trials = run_trials(trials, args.workers)
     evaluation = config.evaluation
     figures = measure(trials, lambda groups: track_progress(groups, "evaluating"))
     frame = rows(figures, plan, evaluation.confidence, evaluation.correction)
-    made = tables(frame, plan, trials)
+    made = tables(frame, plan, trials, found)
     remarks = notes(plan, evaluation.confidence, evaluation.correction)
     with staged_directory(args.output / RESULTS, overwrite=True) as staging:
         frame.write_parquet(staging / "results.parquet")

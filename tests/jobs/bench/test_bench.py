@@ -23,6 +23,7 @@ def plan(tmp_path_factory) -> Path:
     path.write_text(
         f"title = 'Tried'\nbaseline = 'cmdcm'\nseeds = [1, 2]\nset = {json.dumps(settings)}\n"
         "[worlds.world]\n[models.cmdcm]\n[models.vanilla]\nset = ['model.name=vanilla']\n"
+        "[models.ceiling]\nset = ['model.name=single_task']\ntruth = true\n"
     )
     return path
 
@@ -57,7 +58,7 @@ def test_results_are_those_of_the_predictions(output):
         expected = metric(frame["conversion"].to_numpy(), frame["p_conversion"].to_numpy())
         assert value == pytest.approx(expected)
     results = pl.read_parquet(output / "results" / "results.parquet")
-    assert set(results["model"]) == {"cmdcm", "vanilla", "oracle"}
+    assert set(results["model"]) == {"cmdcm", "vanilla", "ceiling", "oracle"}
     gap = results.filter(pl.col("metric") == "gap_closed")
     assert dict(zip(gap["model"], gap["estimate"], strict=True))["oracle"] == 1
 
@@ -71,6 +72,30 @@ def test_pages_hold_the_tables(output):
     assert {"world: conversion", "Cost, mean over the seeds"} <= captions
     assert not [value for _, name, value in page.attributes if name in ("src", "href")]
     assert page.row("world: conversion", "oracle")[-1] == "1.000 [1.000 to 1.000]"
+    # Of each metric one of the two rivals is marked, and never what knows the truth.
+    rivals = [page.row("world: conversion", name) for name in ("cmdcm", "vanilla")]
+    marked = [
+        sum("\N{BLACK STAR}" in cell for cell in cells) for cells in zip(*rivals, strict=True)
+    ]
+    assert marked == [0, 1, 0, 1, 0, 1, 1, 1]  # model, AUC, -, log loss, -, PCOC, RI, RI
+    for name in ("ceiling", "oracle"):
+        assert "\N{BLACK STAR}" not in "".join(page.row("world: conversion", name))
+
+
+def test_the_cost_of_each_model_is_measured(output):
+    for model in ("cmdcm", "vanilla", "ceiling"):
+        cost = json.loads((trial(output, 1, model) / "trial.json").read_text())
+        assert cost["scoring_ms"] > 0
+        assert cost["examples_per_second"] > 0
+    assert not (trial(output, 1, "ceiling") / "examples").exists()
+
+
+def test_the_ceiling_learns_more_than_outcomes_teach(output):
+    config = json.loads((trial(output, 1, "ceiling") / "model" / "config.json").read_text())
+    assert config["model"]["name"] == "single_task"
+    spec = json.loads((trial(output, 1, "ceiling") / "model" / "spec.json").read_text())
+    (label,) = (f for f in spec["features"] if f["name"] == "conversion")
+    assert label["dtype"] == "float32"
 
 
 def test_what_is_done_is_not_done_again(output, plan, tmp_path):

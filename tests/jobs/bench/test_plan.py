@@ -31,6 +31,18 @@ def plan_file(tmp_path: Path) -> Path:
     return path
 
 
+def test_a_model_of_the_truth_is_left_out_of_logs(tmp_path):
+    path = tmp_path / "plan.toml"
+    taught = '[models.c]\nset = ["model.name=single_task"]\ntruth = true\n'
+    path.write_text(PLAN + taught)
+    plan = load_plan(str(path), logs={"shop": tmp_path})
+    assert plan.models_in("one") == ["a", "c"]
+    assert plan.models_in("shop") == ["a"]
+    path.write_text(PLAN + taught.replace("single_task", "esmm"))
+    with pytest.raises(ConfigError, match=r"models\.c: the truth teaches conversion alone"):
+        load_plan(str(path))
+
+
 @pytest.mark.parametrize("name", plans())
 def test_every_built_in_plan_makes_its_configurations(name):
     plan = load_plan(name)
