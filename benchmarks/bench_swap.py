@@ -159,12 +159,13 @@ class _Swapper:
         request = get_model_status_pb2.GetModelStatusRequest()
         request.model_spec.name = NAME
         deadline = time.monotonic() + WAIT_SECONDS
+        answer = None
         while time.monotonic() < deadline:
             answer = self._stub.GetModelStatus(request, timeout=WAIT_SECONDS)
             if (version, state) in {(s.version, s.state) for s in answer.model_version_status}:
                 return
             time.sleep(0.05)
-        raise RuntimeError(f"version {version} does not reach state {state}")
+        raise RuntimeError(f"version {version} does not reach state {state} but is\n{answer}")
 
 
 def _reload(

@@ -6,7 +6,7 @@ cannot be put in place changes nothing at all.
 
 import contextlib
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -117,17 +117,29 @@ class Models:
             for versions in every:
                 versions.join()
 
-    def use(self, spec: model_pb2.ModelSpec) -> contextlib.AbstractContextManager[Servable]:
-        """Returns the context of the servable that a ModelSpec means; it stays loaded in it.
+    @contextlib.contextmanager
+    def use(self, spec: model_pb2.ModelSpec) -> Iterator[Servable]:
+        """Yields the servable that a ModelSpec means, which stays loaded until the block ends.
 
         Raises:
             StatusError: INVALID_ARGUMENT for no name or an unknown label, NOT_FOUND for a model or
                 version that does not serve.
         """
-        served = self._find(spec)
-        if served is None:
-            raise not_found(f"Could not find any versions of model {spec.name}")
-        return served.versions.use(_version(spec, served.labels))
+        with contextlib.ExitStack() as stack:
+            yield self._enter(stack, spec)
+
+    def _enter(self, stack: contextlib.ExitStack, spec: model_pb2.ModelSpec) -> Servable:
+        while True:
+            served = self._find(spec)
+            if served is None:
+                raise not_found(f"Could not find any versions of model {spec.name}")
+            version = _version(spec, served.labels)
+            try:
+                return stack.enter_context(served.versions.use(version))
+            except StatusError:
+                # A reload may have moved the label and dropped the version that it named.
+                if self._find(spec) is served:
+                    raise
 
     def statuses(self, spec: model_pb2.ModelSpec) -> list[VersionStatus]:
         """Returns the status of the version that a ModelSpec names, or of all, newest first.

@@ -32,11 +32,14 @@ _KEPT_STATES = 100  # ended versions that the status still lists
 
 @dataclass
 class _Serving:
-    """A loaded version and how many calls use it; a retired one goes when its last user leaves."""
+    """A loaded version, what was last told of it, and how many calls use it.
+
+    It is AVAILABLE, or UNLOADING: then it goes when its last user leaves.
+    """
 
     servable: Servable
+    status: VersionStatus
     users: int = 0
-    retired: bool = False
 
 
 @dataclass
@@ -201,11 +204,12 @@ class ModelVersions:
         while True:
             self._wake.wait(self._poll_seconds or None)
             self._wake.clear()
-            with self._lock:
+            with self._lock:  # both at once: what is idle later is not left to this thread
                 idle, self._idle = self._idle, []
+                closing = self._closing
             for entry in idle:
                 self._unload(entry)
-            if self._closing:
+            if closing:
                 return
             try:
                 self.poll()
@@ -239,12 +243,13 @@ class ModelVersions:
         self._admit(servable)
 
     def _admit(self, servable: Servable) -> None:
-        entry = _Serving(servable)
         with self._lock:
             closing = self._closing
+            state = State.UNLOADING if closing else State.AVAILABLE
+            entry = _Serving(servable, VersionStatus(servable.version, state))
+            self._record(entry.status)
             if not closing:
                 self._serving[servable.version] = entry
-                self._record(VersionStatus(servable.version, State.AVAILABLE))
         if closing:  # while it was loaded
             self._unload(entry)
         else:
@@ -254,7 +259,7 @@ class ModelVersions:
         """Ends a use. The thread unloads what nobody uses any more: no call should wait for it."""
         with self._lock:
             entry.users -= 1
-            if entry.users or not entry.retired:
+            if entry.users or entry.status.state == State.AVAILABLE:
                 return
             closing = self._closing
             if not closing:
@@ -269,17 +274,20 @@ class ModelVersions:
             entry = self._serving.pop(version, None)
             if entry is None:  # `close` was faster
                 return
-            entry.retired = True
+            entry.status = VersionStatus(version, State.UNLOADING)
             unload = entry.users == 0
-            self._record(VersionStatus(version, State.UNLOADING))
+            self._record(entry.status)
         if unload:
             self._unload(entry)
 
     def _unload(self, entry: _Serving) -> None:
         entry.servable.close()
         give_back_freed_memory()
-        self._set(VersionStatus(entry.servable.version, State.END))
-        logging.info("version %d of %r is unloaded", entry.servable.version, self.name)
+        version = entry.servable.version
+        with self._lock:
+            if self._statuses.get(version) is entry.status:  # else it was loaded anew meanwhile
+                self._record(VersionStatus(version, State.END))
+        logging.info("version %d of %r is unloaded", version, self.name)
 
     def _set(self, status: VersionStatus) -> None:
         with self._lock:

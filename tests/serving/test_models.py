@@ -16,6 +16,7 @@ from cmdcm.serving.config_poller import ConfigPoller
 from cmdcm.serving.models import Models
 from cmdcm.serving.status import StatusError
 from cmdcm.serving.version_status import State
+from cmdcm.serving.versions import ModelVersions
 from cmdcm.tests.serving.stubs import WAIT, wait_for
 
 Code = grpc.StatusCode
@@ -200,6 +201,24 @@ def test_a_label_whose_version_goes_is_not_found(models, folder):
     models.reload(folder.config(a=specific(3) + label("stable", 1)))
     wait_for(lambda: models.available("a") == [3])
     assert use(models, "a", label="stable").code == Code.NOT_FOUND
+
+
+def test_a_label_that_moves_while_it_is_looked_up(models, folder, monkeypatch):
+    models.reload(folder.config(a=ALL))
+    models.reload(folder.config(a=ALL + label("stable", 2)))
+    use_version = ModelVersions.use
+    asked = []
+
+    def use_late(versions, version=None):
+        asked.append(version)
+        if len(asked) == 1:  # between the label and its version one reload moves and drops
+            models.reload(folder.config(a=specific(3) + label("stable", 3)))
+            wait_for(lambda: models.available("a") == [3])
+        return use_version(versions, version)
+
+    monkeypatch.setattr(ModelVersions, "use", use_late)
+    assert served(models, "a", label="stable") == 3
+    assert asked == [2, 3]
 
 
 def test_labels_may_come_before_their_version_where_that_is_allowed(folder):

@@ -1,5 +1,6 @@
 """Finding, swapping and unloading versions; the loader is a stand-in."""
 
+import shutil
 import threading
 from typing import Any
 
@@ -11,7 +12,7 @@ from cmdcm.serving.status import StatusError
 from cmdcm.serving.version_policy import latest
 from cmdcm.serving.version_status import State
 from cmdcm.serving.versions import ModelVersions
-from cmdcm.tests.serving.stubs import wait_for
+from cmdcm.tests.serving.stubs import WAIT, wait_for
 
 
 class FakeServable:
@@ -100,6 +101,30 @@ def test_a_version_in_use_is_unloaded_when_its_last_user_leaves(versions, tmp_pa
             pass
     wait_for(lambda: states(versions)[1] == State.END)
     assert outer.closed
+
+
+def test_a_version_that_comes_back_while_its_first_load_is_in_use(versions, tmp_path):
+    add(tmp_path, "1")
+    versions.start()
+    with versions.use(1) as first:
+        add(tmp_path, "2")
+        versions.poll()
+        assert states(versions) == {1: State.UNLOADING, 2: State.AVAILABLE}
+        shutil.rmtree(tmp_path / "2")
+        versions.poll()
+        assert states(versions) == {1: State.AVAILABLE, 2: State.END}
+    polled = threading.Event()
+
+    def policy(found) -> set[int]:
+        polled.set()
+        return latest(found)
+
+    versions.configure(tmp_path, policy)  # the thread unloads what is idle, and then polls
+    assert polled.wait(WAIT)
+    assert first.closed
+    assert states(versions)[1] == State.AVAILABLE
+    with versions.use(1) as second:
+        assert not second.closed
 
 
 def test_a_version_that_cannot_be_loaded_leaves_the_old_one(versions, tmp_path):
