@@ -169,12 +169,15 @@ class ScoringClient(Client[Scores], Closing):
         try:
             requests = next(plan)
             while True:
-                requests = plan.send(self._call(requests, deadline))
+                try:
+                    responses = self._call(requests, deadline)
+                except grpc.RpcError as error:
+                    requests = plan.throw(self._scoring.failure(error))
+                else:
+                    requests = plan.send(responses)
         except StopIteration as done:
             scores: Scores = done.value
             return scores
-        except grpc.RpcError as error:
-            raise self._scoring.failure(error) from error
 
     def _call(self, requests: Requests, deadline: float) -> Responses:
         if len(requests) == 1:
@@ -219,12 +222,15 @@ class AsyncScoringClient(Client[Coroutine[Any, Any, Scores]]):
         try:
             requests = next(plan)
             while True:
-                requests = plan.send(await self._call(requests, deadline))
+                try:
+                    responses = await self._call(requests, deadline)
+                except grpc.RpcError as error:
+                    requests = plan.throw(self._scoring.failure(error))
+                else:
+                    requests = plan.send(responses)
         except StopIteration as done:
             scores: Scores = done.value
             return scores
-        except grpc.RpcError as error:
-            raise self._scoring.failure(error) from error
 
     async def _call(self, requests: Requests, deadline: float) -> Responses:
         calls = [self._stub.Predict(request, timeout=_until(deadline)) for request in requests]

@@ -1,7 +1,8 @@
 """What sync and asyncio clients have in common: everything but waiting for the network.
 
 A scoring call is a `Plan`: a generator that yields the requests to send at once, is sent their
-responses, and returns the scores. Whoever drives it makes the calls, blocking or awaiting.
+responses or thrown the `StatusError` of the first that failed, and returns the scores. Whoever
+drives it makes the calls, blocking or awaiting.
 """
 
 from collections.abc import Generator, Mapping, Sequence
@@ -146,18 +147,32 @@ class Scoring:
             part = {name: pad_rows(array[start:stop], size) for name, array in rows.items()}
             requests.append(self._request(signature, {**shared, **part}))
             counts.append(size)
-        answers = [self._scores(response) for response in (yield requests)]
-        newest = max(answer.version for answer in answers)
-        late = [i for i, answer in enumerate(answers) if answer.version != newest]
-        if late:  # the model was swapped between the calls
-            for index in late:
-                requests[index].model_spec.version.value = newest
-            responses = yield [requests[index] for index in late]
-            for index, response in zip(late, responses, strict=True):
-                answers[index] = self._scores(response)
+        answers = yield from self._answers_of_one_version(requests)
         outputs = {name: self._joined(name, answers, counts)[:count] for name in answers[0].outputs}
-        scores = Scores(outputs, newest, answers[0].model_name, signature)
+        scores = Scores(outputs, answers[0].version, answers[0].model_name, signature)
         return self._logged(signature, {**shared, **rows}, scores)
+
+    def _answers_of_one_version(
+        self, requests: Requests
+    ) -> Generator[Requests, Responses, list[Scores]]:
+        """Plans the requests, and again those that another version answered: it was swapped."""
+        answers = [self._scores(response) for response in (yield requests)]
+        versions = sorted({answer.version for answer in answers}, reverse=True)
+        for version in versions:
+            others = [i for i, answer in enumerate(answers) if answer.version != version]
+            for index in others:
+                requests[index].model_spec.version.value = version
+            try:
+                responses = (yield [requests[index] for index in others]) if others else []
+            except StatusError as error:
+                # It has gone meanwhile, as in a roll-back; the version before answered some, too.
+                if error.code != grpc.StatusCode.NOT_FOUND or version == versions[-1]:
+                    raise
+            else:
+                for index, response in zip(others, responses, strict=True):
+                    answers[index] = self._scores(response)
+                break
+        return answers
 
     def _joined(self, name: str, answers: Sequence[Scores], counts: Sequence[int]) -> np.ndarray:
         parts = [answer.outputs.get(name, np.empty(0)) for answer in answers]

@@ -148,6 +148,22 @@ def test_split_candidates_are_scored_by_one_version(scripted):
     assert server.requests[-1].model_spec.version.value == 2
 
 
+def test_split_candidates_are_scored_by_the_version_that_a_rollback_leaves(scripted):
+    client, server = scripted(2, 2, 1, Code.NOT_FOUND)
+    scores = client.score_candidates(models.user_values(), models.candidate_arrays(23))
+    assert scores.version == 1
+    assert scores["p_cart"].tolist() == list(range(23))
+    asked = [request.model_spec.version.value for request in server.requests]
+    assert asked == [0, 0, 0, 2, 1, 1]
+
+
+def test_the_only_version_of_some_candidates_that_goes_is_not_found(scripted):
+    client, _ = scripted(2, 2, 1, Code.NOT_FOUND, Code.NOT_FOUND, Code.NOT_FOUND)
+    with pytest.raises(StatusError) as caught:
+        client.score_candidates(models.user_values(), models.candidate_arrays(23))
+    assert caught.value.code == Code.NOT_FOUND
+
+
 def test_the_version_is_asked_for(scripted):
     client, server = scripted(version=5)
     scores = client.score_candidates(models.user_values(), models.candidate_arrays(1))
