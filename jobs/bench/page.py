@@ -154,6 +154,8 @@ def _costs(trials: Sequence[Trial]) -> Table:
         "training_seconds",
         "examples_per_second",
         "scoring_ms",
+        "parameters_read",
+        "flops_per_candidate",
     )
     groups: dict[tuple[str, str], list[dict[str, float | None]]] = {}
     for trial in trials:

@@ -4,6 +4,7 @@
     OUTPUT/trials/WORLD-SEED-KEY/MODEL-KEY/
         model/                  the trained model
         predictions.parquet     its predictions on the test split
+        holdout.parquet         and on the validation split
         trial.json              what it cost; written last
 
 A key is a hash of the settings that are not the defaults, so that benches with an output in common
@@ -38,7 +39,7 @@ from cmdcm.datasets.simulator import EVENTS, TRUTH, simulate
 from cmdcm.features.dataset import ExampleSet
 from cmdcm.features.pipeline import build_dataset
 from cmdcm.jobs.bench.ceiling import soft_examples
-from cmdcm.jobs.bench.cost import TrainingSpeed, scoring_ms
+from cmdcm.jobs.bench.cost import TrainingSpeed, flops_per_candidate, parameters_read, scoring_ms
 from cmdcm.jobs.bench.plan import Plan
 from cmdcm.model.scoring import predict
 from cmdcm.model.trained import MODEL, load_history
@@ -46,6 +47,7 @@ from cmdcm.model.training import remove_run, train
 
 TRIAL = "trial.json"
 PREDICTIONS = "predictions.parquet"
+HOLDOUT = "holdout.parquet"
 
 _WORLD = ("calendar", "events", "simulate", "labels", "features")
 _TRIAL = ("split", "model", "training", "calibration")
@@ -122,6 +124,10 @@ class Trial:
         """Returns the predictions on the test split."""
         return pl.read_parquet(self.folder / PREDICTIONS)
 
+    def holdout(self) -> pl.DataFrame:
+        """Returns the predictions on the validation split."""
+        return pl.read_parquet(self.folder / HOLDOUT)
+
 
 def trials_of(plan: Plan, output: Path) -> list[Trial]:
     """Returns the trials of a plan: by world, seed and model, in the plan's order."""
@@ -192,6 +198,8 @@ def run_trial(trial: Trial) -> None:
     seconds = time.monotonic() - started
     frame = predict(model, data.files("test"), data.spec, data.calendar)
     frame.write_parquet(trial.folder / PREDICTIONS)
+    held = predict(model, data.files("validation"), data.spec, data.calendar)
+    held.write_parquet(trial.folder / HOLDOUT)
     cost = {
         **model.describe(),
         "training_seconds": seconds,
@@ -200,6 +208,8 @@ def run_trial(trial: Trial) -> None:
         "test_rows": len(frame),
         "examples_per_second": speed.examples_per_second,
         "scoring_ms": scoring_ms(model, data),
+        "parameters_read": parameters_read(model),
+        "flops_per_candidate": flops_per_candidate(model, data),
     }
     shutil.rmtree(trial.folder / MODEL, ignore_errors=True)
     (run / MODEL).rename(trial.folder / MODEL)

@@ -8,12 +8,17 @@ import polars as pl
 import pytest
 
 from cmdcm.core.files import verify_manifest
+from cmdcm.jobs.bench.plan import load_plan
+from cmdcm.jobs.bench.sparsity import measure_gaps
+from cmdcm.jobs.bench.trials import trials_of
 from cmdcm.model.metrics import auc, log_loss
 from cmdcm.tests.conftest import SMALL
 from cmdcm.tests.jobs.page import Page
 from cmdcm.tests.jobs.test_cli import cmdcm, parsed_flags
 
 __all__ = ["parsed_flags"]
+
+MODELS = ("cmdcm", "vanilla")
 
 
 @pytest.fixture(scope="module")
@@ -133,3 +138,30 @@ def test_a_trial_that_fails_is_named_and_the_others_are_made(output, plan, tmp_p
 def test_presets_belong_into_the_plan(plan, tmp_path, capsys):
     assert bench(plan, tmp_path / "out", "--preset", "demo") == 2
     assert "names the presets itself" in capsys.readouterr().err
+
+
+def test_the_sparsity_gap_lies_between_vanilla_and_the_oracle_in_both_parts(output, plan):
+    trials = trials_of(load_plan(str(plan)), output)
+    assert all(trial.done for trial in trials)
+    frame = measure_gaps(trials, min_rows=100)
+    whole = frame.filter(pl.col("head") == "conversion", pl.col("slice") == "all")
+    assert set(whole["part"]) == {"holdout", "later"}
+    ends = {
+        m: whole.filter(pl.col("model") == m)["share_oracle"].to_list()
+        for m in ("vanilla", "oracle")
+    }
+    assert ends == {"vanilla": [0] * 4, "oracle": [1] * 4}
+    later = whole.filter(pl.col("part") == "later", pl.col("seed") == 2)
+    assert set(later["rows"]) == {len(trials[-1].predictions())}
+    sliced = frame.filter(pl.col("slice") != "all", pl.col("model") == "oracle")
+    assert sliced["pcoc"].to_numpy() == pytest.approx(1)
+
+
+def test_costs_of_a_candidate(output):
+    costs = {m: json.loads((trial(output, 1, m) / "trial.json").read_text()) for m in MODELS}
+    for cost in costs.values():
+        # Every dense weight is used at least once: a multiplication and an addition.
+        assert cost["flops_per_candidate"] > cost["dense_parameters"] / 2
+        assert cost["parameters_read"] > cost["dense_parameters"] / 2
+    for name in ("parameters_read", "flops_per_candidate"):
+        assert costs["cmdcm"][name] > costs["vanilla"][name]
