@@ -63,6 +63,8 @@ class EngineSettings:
         anchor_kind: Kind of the events that make examples. With `impression` the same columns are
             made for items that are to be ranked, at the time of their request: no feature sees
             an impression, unless `features.count_kinds` or a feature of one's own counts them.
+        as_observed: Whether clicks whose labels are not all known make examples too, with the
+            labels as the events before `observed_until_ms` show them: for streams.
     """
 
     spec: FeatureSpec
@@ -72,6 +74,7 @@ class EngineSettings:
     observed_until_ms: int
     first_promotion: int = 0
     anchor_kind: Literal["click", "impression"] = "click"
+    as_observed: bool = False
 
 
 @dataclass(frozen=True)
@@ -109,7 +112,8 @@ def anchor_clicks(events: pl.DataFrame, settings: EngineSettings) -> pl.Series:
     mature = np.zeros(len(times), np.bool_)
     if len(bounds):
         *_, known = Periods.of(settings.labels).known(times, bounds[number])
-        mature = known <= settings.observed_until_ms
+        until = times if settings.as_observed else known
+        mature = until <= settings.observed_until_ms
     return (events["kind"] == settings.anchor_kind) & pl.Series(
         (phase == 0) & mature & (number >= settings.first_promotion), dtype=pl.Boolean
     )
@@ -132,6 +136,9 @@ def build_examples(
         Tables with the spec's columns, in the order of (local day, user, click time, item). No
         table spans two promotions.
     """
+    if settings.as_observed:
+        # Of known labels no later event decides anything, of others it would.
+        events = events.filter(pl.col("timestamp").dt.epoch("ms") < settings.observed_until_ms)
     anchors = anchor_clicks(events, settings)
     users = events.select("user_id").filter(anchors).unique()
     events = events.join(users, on="user_id", how="semi")

@@ -57,6 +57,7 @@ def build_dataset(
     *,
     overwrite: bool = False,
     update: bool = False,
+    as_observed_from: int | None = None,
 ) -> dict[str, Any]:
     """Makes the examples of an event log.
 
@@ -67,6 +68,10 @@ def build_dataset(
         overwrite: Replace an existing `target`.
         update: Keep the promotions of an existing `target` that no new or changed file of the log
             touches. The result is that of a run from the start with the same `partitions`.
+        as_observed_from: Number of a promotion of the calendar. Its clicks and those of later ones
+            alone make examples, whether their labels are known or not, with the labels as the
+            events before `labels.observed_until` show them: for streams (docs/streaming.md). Only
+            for a local `target` without `update`.
 
     Returns:
         The manifest.
@@ -86,7 +91,7 @@ def build_dataset(
         upload(local, target, overwrite=overwrite)
         shutil.rmtree(local)
         return manifest
-    plan = Plan.of(log, config, target if update else None)
+    plan = Plan.of(log, config, target if update else None, as_observed_from)
     if plan.is_done:
         return read_manifest(target, EXAMPLES)
     with resumable_directory(target, plan.key, overwrite=overwrite or update) as workspace:

@@ -110,13 +110,20 @@ class Plan:
     is_done: bool
 
     @classmethod
-    def of(cls, log: EventLog, config: Config, previous: Path | None = None) -> "Plan":
+    def of(
+        cls,
+        log: EventLog,
+        config: Config,
+        previous: Path | None = None,
+        as_observed_from: int | None = None,
+    ) -> "Plan":
         """Plans the run of a log.
 
         Args:
             log: The events.
             config: The configuration.
             previous: A data set of earlier files of the log to update, if it is there.
+            as_observed_from: As `cmdcm.features.pipeline.build_dataset` has it.
         """
         calendar = calendar_of(config.calendar)
         inputs = input_files(log)
@@ -128,7 +135,7 @@ class Plan:
             partitions = -(-rows // config.features.rows_per_partition)
             # By fours, so that the workers of a small machine end together.
             partitions = -(-partitions // 4) * 4 if partitions > 1 else 1
-        first, done = 0, False
+        first, done = as_observed_from or 0, False
         if previous is not None and (previous / MANIFEST).exists():
             manifest = read_manifest(previous, EXAMPLES)
             _check_settings(previous, config)
@@ -142,6 +149,7 @@ class Plan:
             labels=config.labels,
             observed_until_ms=observed,
             first_promotion=first,
+            as_observed=as_observed_from is not None,
         )
         return cls(
             config=config,
@@ -164,6 +172,7 @@ class Plan:
                 "partitions": self.partitions,
                 "rows_per_run": self.rows_per_run,
                 "first_promotion": self.settings.first_promotion,
+                "as_observed": self.settings.as_observed,
                 "version": VERSION,
             },
             sort_keys=True,

@@ -6,6 +6,19 @@ from pydantic import Field, PositiveInt, model_validator
 
 from cmdcm.core.settings.base import Section
 
+DELAYED_FEEDBACK = (
+    "as_observed",
+    "dfm",
+    "fnw",
+    "fnc",
+    "fsiw",
+    "es_dfm",
+    "defer",
+    "defuse",
+    "ulc",
+)
+"""The models that train on a stream (`cmdcm.model.delayed`), known without loading TensorFlow."""
+
 
 class ModelConfig(Section):
     """The network.
@@ -98,6 +111,11 @@ class ModelConfig(Section):
     waiting_hours: float = Field(24.0, ge=0)
     delayed_label: Literal["conversion", "direct"] = "conversion"
     weight_cap: float = Field(10.0, ge=1)
+
+    @property
+    def delayed_feedback(self) -> bool:
+        """Whether the model can train on a stream of clicks whose labels are not final."""
+        return self.name in DELAYED_FEEDBACK
 
     @model_validator(mode="after")
     def _check(self) -> "ModelConfig":

@@ -166,11 +166,17 @@ def _chosen(config: Config, names: Sequence[str], lead_days: int) -> list[Promot
 def _accepted(decision: Decision) -> dict[str, Any]:
     """What later jobs should know of a model that the gate accepted."""
     steps = decision.record["steps"]
-    features = steps["features"]
+    features, trained = steps["features"], steps["train"]
+    refreshed = steps.get("refresh", {"summary": {"skipped": ""}})
+    made = trained if "skipped" in refreshed["summary"] else refreshed
     return {
         "version": None,
-        "model": str(Path(steps["train"]["path"]) / RUN / MODEL),
-        "identity": steps["train"]["summary"]["digest"],
+        "model": str(Path(made["path"]) / RUN / MODEL),
+        "identity": made["summary"]["digest"],
+        "trained": {
+            "model": str(Path(trained["path"]) / RUN / MODEL),
+            "identity": trained["summary"]["digest"],
+        },
         "features": features["summary"]["digest"],
         "examples": str(Path(features["path"]) / EXAMPLES),
         "base": _base(steps),

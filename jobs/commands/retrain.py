@@ -62,7 +62,7 @@ def run(args: argparse.Namespace, config: Config) -> int:
         return 0
     by = args.by or getpass.getuser()
     for day in _days(args.backfill, as_of):
-        last = args.until if args.until in names(until("gate")) else "gate"
+        last = args.until if args.until in names(until("gate", config.model)) else "gate"
         _print(retrain(config, Request(_name(args, config, day), day, last, by)), day)
     reason = args.reason if args.override else ""
     request = Request(_name(args, config, as_of), as_of, args.until, by, reason)

@@ -50,7 +50,7 @@ def describe(config: Config, promotion: str, as_of: str, last_step: str = "") ->
     yield f"serving    {version}"
     yield f"{'step':12}{'state':28}{'expected seconds':>17}"
     context, known, total = Context(config, window, serving=serving), True, 0.0
-    for step in until(last_step):
+    for step in until(last_step, config.model):
         state, expected = "to do, where inputs differ", earlier_seconds(step.name, work)[-RECENT:]
         if known and step.name in ("train", "evaluate"):
             known = False  # they depend on the serving model, which the job looks up under its lock

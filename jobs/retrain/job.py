@@ -18,7 +18,7 @@ from cmdcm.core.errors import CmdcmError, ConfigError, ExportError, PreemptedErr
 from cmdcm.core.files import read_json, staged_file, write_json
 from cmdcm.core.locations import location
 from cmdcm.jobs.retrain.lock import JobLock, job_lock
-from cmdcm.jobs.retrain.plan import extra, until
+from cmdcm.jobs.retrain.plan import REFRESH, extra, until
 from cmdcm.jobs.retrain.served import serving_model
 from cmdcm.jobs.retrain.snapshot import source_fingerprint
 from cmdcm.jobs.retrain.steps import Context, Done, Step, digest_of, find, run_step, step_key
@@ -129,7 +129,7 @@ def decision_folder(config: Config, window: Window) -> Path:
 
 
 def _check(config: Config, request: Request) -> None:
-    until(request.until)
+    until(request.until, config.model)
     if config.retrain.targets and not config.serving.model_config_file:
         raise ConfigError("retrain.targets needs serving.model_config_file, which the servers read")
     if request.override and not request.by:
@@ -249,7 +249,8 @@ class _Job:
 
     def _steps(self) -> tuple[str, str]:
         context = self.context
-        steps = until(self.request.until)
+        steps = until(self.request.until, self.config.model)
+        trained = REFRESH if self.config.model.delayed_feedback else "train"
         for step in steps:
             self.step = step.name
             self.check()
@@ -262,7 +263,7 @@ class _Job:
                 if reason:
                     return "frozen", f"{reason}. The model is accepted and not published"
             self._do(step)
-            if step.name == "train" and self._is_serving():
+            if step.name == trained and self._is_serving():
                 return "unchanged", (
                     "nothing new is known as of this instant: the serving model is this very model"
                 )
@@ -288,7 +289,8 @@ class _Job:
         """The model to start from: the serving one, or what that one started from.
 
         With the examples that the serving model was trained on, going on from it would train on
-        them once more at every run.
+        them once more at every run. Of a refreshed one it is the model before the refresh: what is
+        refreshed has seen clicks of a window that later jobs test on.
         """
         serving = self.context.serving
         if serving is None or not self.config.retrain.warm_start:
@@ -296,11 +298,12 @@ class _Job:
         if serving["features"] == self.context.done["features"].digest:
             before: Mapping[str, Any] | None = serving["base"]
             return before
-        return {"model": serving["model"], "identity": serving["identity"]}
+        trained: Mapping[str, Any] = serving.get("trained", serving)
+        return {"model": trained["model"], "identity": trained["identity"]}
 
     def _is_serving(self) -> bool:
         serving = self.context.serving
-        return serving is not None and serving["identity"] == self.context.done["train"].digest
+        return serving is not None and serving["identity"] == self.context.candidate.digest
 
     def _accepted(self) -> bool:
         context, request = self.context, self.request
@@ -311,7 +314,7 @@ class _Job:
             "action": "gate",
             "promotion": request.promotion,
             "as_of": self.window.observed_until(),
-            "model": context.done["train"].digest,
+            "model": context.candidate.digest,
             "reasons": summary["reasons"],
         }
         if not request.override:
@@ -333,7 +336,7 @@ class _Job:
             "window": self.window.to_json(),
             "serving": serving and serving["identity"],
             "serving_version": serving and serving["version"],
-            "candidate": done["train"].digest if "train" in done else None,
+            "candidate": self.context.candidate.digest if "train" in done else None,
             "version": registered.summary["version"] if registered else None,
             "override": self.context.override,
             "by": self.request.by,

@@ -92,11 +92,32 @@ def _gate(record: Mapping[str, Any]) -> list[Table]:
     return verdict_tables(read_json(path, "the gate's result"))
 
 
+def _stream(refreshed: Mapping[str, Any] | None) -> dict[str, str]:
+    """What a refreshed model went on with, and its progressive quality, if there is one."""
+    if refreshed is None or "entries" not in refreshed["summary"]:
+        return {}
+    said = refreshed["summary"]
+    between = f"{said['days'][0]} to {said['days'][1]}"
+    held = (
+        f"{said['entries']:,} entries of {said['clicks']:,} clicks, {said['positives']:,} positive"
+    )
+    shown = {"stream": f"{between}: {held}"}
+    found = said["progressive"]
+    if found:
+        values = [
+            f"{name} {number(found[name], DIGITS[name])}" for name in ("auc", "log_loss", "pcoc")
+        ]
+        count = f"{found['clicks']:,} clicks with final labels, {found['positives']:,} positive"
+        shown["stream, each click before it was trained on"] = f"{', '.join(values)} ({count})"
+    return shown
+
+
 def _window(record: Mapping[str, Any]) -> Table:
     values = dict(record["window"])
     features = record["steps"].get("features")
     if features:
         for part, days in features["summary"]["split"].items():
             values[part] = f"{days[0]} to {days[1]}"
+    values |= _stream(record["steps"].get("refresh"))
     rows = tuple((name, text(value)) for name, value in values.items())
     return Table("Data", ("what", "value"), rows)

@@ -1,12 +1,17 @@
 """The steps of the job in order, and what else than inputs and settings determines each."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
+from cmdcm.core.config import ModelConfig
 from cmdcm.core.errors import ConfigError
 from cmdcm.core.locations import location
 from cmdcm.jobs.retrain.snapshot import source_fingerprint
 from cmdcm.jobs.retrain.steps import Context, Step, names
+
+REFRESH = "refresh"
+"""The step of delayed-feedback models alone."""
 
 STEPS = (
     Step("snapshot", (), (), "cmdcm.jobs.retrain.step_snapshot", version=2),
@@ -30,20 +35,26 @@ STEPS = (
         "cmdcm.jobs.retrain.step_train",
     ),
     Step(
+        REFRESH,
+        ("snapshot", "features", "train"),
+        ("seed", "model", "training", "stream", "calendar", "labels", "features"),
+        "cmdcm.jobs.retrain.step_refresh",
+    ),
+    Step(
         "evaluate",
-        ("features", "train"),
+        ("features", "train", REFRESH),
         ("seed", "evaluation", "split"),
         "cmdcm.jobs.retrain.step_evaluate",
     ),
     Step(
         "gate",
-        ("features", "validate", "train", "evaluate"),
+        ("features", "validate", "train", REFRESH, "evaluate"),
         ("seed", "evaluation", "gate", "export", "split"),
         "cmdcm.jobs.retrain.step_gate",
     ),
     Step(
         "export",
-        ("features", "train", "evaluate", "gate"),
+        ("features", "train", REFRESH, "evaluate", "gate"),
         ("export",),
         "cmdcm.jobs.retrain.step_export",
         effect=True,
@@ -51,7 +62,7 @@ STEPS = (
     Step("infra", ("export",), ("export",), "cmdcm.jobs.retrain.step_infra"),
     Step(
         "register",
-        ("export", "infra", "gate", "train", "features"),
+        ("export", "infra", "gate", "train", REFRESH, "features"),
         (),
         "cmdcm.jobs.retrain.step_register",
         effect=True,
@@ -62,13 +73,27 @@ STEPS = (
 """The steps, each after those that it needs."""
 
 
-def until(name: str) -> tuple[Step, ...]:
-    """Returns the steps up to one, all of them for an empty name."""
-    if not name:
+def steps_of(model: ModelConfig) -> tuple[Step, ...]:
+    """Returns the steps of a model's job: `refresh` for delayed-feedback models alone."""
+    if model.delayed_feedback:
         return STEPS
-    if name not in names(STEPS):
-        raise ConfigError(f"--until {name}: there is no such step; there are {names(STEPS)}")
-    return STEPS[: names(STEPS).index(name) + 1]
+    return tuple(
+        replace(step, needs=tuple(name for name in step.needs if name != REFRESH))
+        for step in STEPS
+        if step.name != REFRESH
+    )
+
+
+def until(name: str, model: ModelConfig) -> tuple[Step, ...]:
+    """Returns the steps of a model's job up to one, all of them for an empty name."""
+    steps = steps_of(model)
+    if not name:
+        return steps
+    if name not in names(steps):
+        raise ConfigError(
+            f"--until {name}: there is no such step for {model.name}; there are {names(steps)}"
+        )
+    return steps[: names(steps).index(name) + 1]
 
 
 def extra(step: Step, context: Context) -> dict[str, Any]:
@@ -90,6 +115,8 @@ def extra(step: Step, context: Context) -> dict[str, Any]:
             values = {"against": None if same else against}
         case "train":
             values = {"base": context.base and context.base["identity"]}
+        case "refresh":
+            values = {"as_of_ms": window.as_of_ms}
         case "evaluate" | "gate":
             values = {
                 "serving": context.serving and context.serving["identity"],

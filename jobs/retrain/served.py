@@ -37,9 +37,9 @@ def adopt(work: Path, model: Mapping[str, Any]) -> None:
 def serving_model(config: Config, work: Path) -> dict[str, Any] | None:
     """Returns what is known of the serving model, None where there is none that a job made.
 
-    Its keys: `version` (None where it was not exported), `model` (directory), `identity`, `base`
-    (the model that it started from), `features` (digest), `examples` (directory), `promotion`,
-    `as_of`.
+    Its keys: `version` (None where it was not exported), `model` (directory), `identity`, `trained`
+    (`model` and `identity` before a refresh, else the same), `base` (the model that it started
+    from), `features` (digest), `examples` (directory), `promotion`, `as_of`.
     """
     if config.serving.model_config_file and config.retrain.targets:
         # Loads the protos of TensorFlow Serving, which a job without servers does not need.

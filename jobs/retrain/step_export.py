@@ -19,14 +19,14 @@ from cmdcm.model.trained import MODEL, load_model
 
 def run(context: Context, output: Path) -> dict[str, Any]:
     """Publishes the model, or finds the version that a killed run of this step published."""
-    model = context.done["train"].path / RUN / MODEL
+    model = context.candidate.path / RUN / MODEL
     result = load_gate(context.done["gate"].path)
     if context.override is not None:
         result = override(result, context.override["by"], context.override["reason"])
     check_accepted(result, model)
     base, config = location(context.config.retrain.output), context.config
     origin = {
-        "model": context.done["train"].digest,
+        "model": context.candidate.digest,
         "features": context.done["features"].digest,
         "gate": context.done["gate"].digest,
         "promotion": context.window.promotion.name,

@@ -10,6 +10,7 @@ from cmdcm.export.gate_run import run_gate
 from cmdcm.features.dataset import ExampleSet
 from cmdcm.features.plan import EXAMPLES
 from cmdcm.jobs.gate_page import write_gate
+from cmdcm.jobs.retrain.step_evaluate import compared
 from cmdcm.jobs.retrain.step_train import RUN
 from cmdcm.jobs.retrain.steps import Context, digest_of
 from cmdcm.jobs.validation_report import JSON as VALIDATION
@@ -26,10 +27,10 @@ def run(context: Context, output: Path) -> dict[str, Any]:
         if (evaluated / f"{name}.parquet").exists()
     }
     result = run_gate(
-        context.done["train"].path / RUN / MODEL,
+        context.candidate.path / RUN / MODEL,
         data,
         config,
-        Path(context.serving["model"]) if context.serving else None,
+        compared(context, data),
         read_json(context.done["validate"].path / VALIDATION, "validation"),
         frames,
     )

@@ -26,8 +26,12 @@ def lineage(context: Context, version: int | None) -> dict[str, Any]:
     done, base = context.done, context.base
     return {
         "version": version,
-        "model": str(done["train"].path / RUN / MODEL),
-        "identity": done["train"].digest,
+        "model": str(context.candidate.path / RUN / MODEL),
+        "identity": context.candidate.digest,
+        "trained": {
+            "model": str(done["train"].path / RUN / MODEL),
+            "identity": done["train"].digest,
+        },
         "base": dict(base) if base else None,
         "features": done["features"].digest,
         "examples": str(done["features"].path / EXAMPLES),
@@ -53,7 +57,7 @@ def run(context: Context, output: Path) -> dict[str, Any]:
         return {**said, "skipped": "MLflow is not installed: the version is in no registry"}
     gate = done["gate"].summary
     origin = lineage_of(
-        done["train"].path / RUN / MODEL,
+        context.candidate.path / RUN / MODEL,
         evaluation=load_evaluation(done["evaluate"].path / "evaluation.json"),
         evaluated_as=config.model.name,
         promotion=context.window.promotion.name,

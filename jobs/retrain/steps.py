@@ -109,6 +109,14 @@ class Context:
         """The job's directory."""
         return Path(self.config.retrain.work).resolve()
 
+    @property
+    def candidate(self) -> Done:
+        """The step that made the model to judge: `refresh` where it went on from `train`."""
+        refreshed = self.done.get("refresh")
+        if refreshed is None or "skipped" in refreshed.summary:
+            return self.done["train"]
+        return refreshed
+
 
 def step_key(step: Step, context: Context, extra: Mapping[str, Any]) -> str:
     """Returns the key of a step whose inputs are done."""

@@ -61,6 +61,18 @@ class Periods:
             )
         return cls(bounds)
 
+    @classmethod
+    def until(cls, clicks_ms: Int64s, step_ms: int, end_ms: int) -> "Periods":
+        """Parts the time from the hour of the first click to an instant, which ends the last one.
+
+        Example:
+            >>> hour = int(HOUR_MS)
+            >>> (Periods.until(np.array([hour + 1]), 2 * hour, 4 * hour).bounds_ms // hour).tolist()
+            [1, 3, 4]
+        """
+        start = int(clicks_ms.min()) // int(HOUR_MS) * int(HOUR_MS)
+        return cls(np.append(np.arange(start, end_ms, step_ms), end_ms))
+
     def __len__(self) -> int:
         return len(self.bounds_ms) - 1
 
@@ -125,8 +137,15 @@ class Stream:
         records = [tf.TensorSpec([None], tf.string)]
         self._score = tf.function(self._score_step, input_signature=records)
 
-    def run(self, title: str, progress: bool = True) -> npt.NDArray[np.float32]:
-        """Goes through the periods that are left.
+    def run(
+        self, title: str, progress: bool = True, check: Callable[[], None] = lambda: None
+    ) -> npt.NDArray[np.float32]:
+        """Goes through the periods that are left; the model is then as the last one left it.
+
+        Args:
+            title: What a progress bar says.
+            progress: Show it on stderr.
+            check: Called before each period; may raise to end the run, which can be resumed.
 
         Returns:
             The probability of each click, NaN for those that are not tested; [clicks].
@@ -136,12 +155,14 @@ class Stream:
         """
         done = self._directory / SCORES
         if done.exists():
+            self._checkpoints.restore()
             return np.asarray(np.load(done), np.float32)
         self._resume()
         every = self._config.stream.checkpoint_periods
         with progress_bar(progress) as bar:
             task = bar.add_task(title, total=len(self._periods), completed=int(self._period))
             for number in range(int(self._period), len(self._periods)):
+                check()
                 if number:
                     self._test(number)
                 self._fit(number)
@@ -149,6 +170,7 @@ class Stream:
                 bar.advance(task)
                 if (number + 1) % every == 0 and number + 1 < len(self._periods):
                     self._save()
+        self._save()
         with staged_file(self._directory / WEIGHTS) as staging:
             write_json(staging, self._weights)
         self._write(done)

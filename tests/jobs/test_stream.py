@@ -6,10 +6,11 @@ from itertools import pairwise
 import numpy as np
 import polars as pl
 import pytest
+import tensorflow as tf
 
 from cmdcm.core.config import SplitConfig, load_config
 from cmdcm.core.errors import ConfigError, DataError, OutputError
-from cmdcm.features.arrivals import Policy
+from cmdcm.features.arrivals import Policy, entries
 from cmdcm.features.criteo import CriteoDays, read_criteo
 from cmdcm.features.dataset import ExampleSet
 from cmdcm.features.tfrecord import read_records
@@ -19,6 +20,7 @@ from cmdcm.jobs.stream_results import by_period, measure, table
 from cmdcm.model.metrics import auc, log_loss, pcoc
 from cmdcm.model.online.click_store import ClickStore, last_known_ms
 from cmdcm.model.online.loop import Periods, Stream
+from cmdcm.model.trained import MODEL, load_model
 from cmdcm.tests.features.criteo_log import DAY, write_log
 
 HOUR = 3_600_000
@@ -193,6 +195,23 @@ def test_an_interrupted_stream_goes_on_as_if_undisturbed(data, finished, monkeyp
         np.testing.assert_allclose(
             again[column].to_numpy(), frame[column].to_numpy(), rtol=1e-5, equal_nan=True
         )
+
+
+def test_a_finished_stream_leaves_the_model_as_its_last_period_did(data, finished):
+    """What is published after a kill between the last period and the publication."""
+    config, _, output = finished
+    folder, trained = output / "streams" / "es_dfm", output / "pretrained" / "es_dfm" / MODEL
+    store = ClickStore(output / "clicks")
+    periods = Periods.of(store.clicks_ms, 12 * HOUR)
+    nothing = entries(store.clicks_ms, store.clicks_ms * 0 - 1, store.clicks_ms, 0, Policy())
+    model, auxiliary = load_model(trained), load_model(trained)
+    before = [v.numpy() for v in model.towers["conversion"].weights]
+    way = Stream(model, auxiliary, store, nothing, store.clicks_ms, periods, config, folder)
+    way.run("es_dfm", progress=False)
+    reader = tf.train.load_checkpoint(str(folder / "checkpoints"))
+    assert reader.get_tensor("period/.ATTRIBUTES/VARIABLE_VALUE") == len(periods)
+    after = [v.numpy() for v in model.towers["conversion"].weights]
+    assert any(not np.array_equal(a, b) for a, b in zip(before, after, strict=True))
 
 
 def test_other_settings_do_not_mix(data, finished):

@@ -70,7 +70,7 @@ def test_new_examples_start_from_the_serving_model_and_equal_ones_from_where_it_
     retrain(config, REQUEST, Clock())
     fakes.model, fakes.features = "model-2", "features-2"
     retrain(config, Request(PROMOTION, "2024-06-11"), Clock())
-    assert bases == [None, {"model": "nowhere", "identity": "model-1"}]
+    assert bases == [None, {"model": "trained", "identity": "model-1"}]
     decision = retrain(config, Request(PROMOTION, "2024-06-12"), Clock())
     assert decision.outcome == "unchanged" and len(bases) == 2
 

@@ -48,6 +48,25 @@ def test_it_says_what_was_decided_why_and_what_serves():
     assert not re.findall(r"<script|https?://|src=|@import", text)
 
 
+def test_it_tells_what_a_refreshed_model_went_on_with():
+    assert "stream" not in page(record())
+    shown = record()
+    shown["steps"]["refresh"]["summary"] |= {
+        "days": ["2026-10-25", "2026-10-28"],
+        "entries": 12_345,
+        "clicks": 12_000,
+        "positives": 67,
+        "progressive": None,
+    }
+    text = page(shown)
+    assert "2026-10-25 to 2026-10-28: 12,345 entries of 12,000 clicks, 67 positive" in text
+    assert "trained on" not in text
+    figures = {"clicks": 800, "positives": 9, "auc": None, "log_loss": 0.05, "pcoc": 1.25}
+    shown["steps"]["refresh"]["summary"]["progressive"] = figures
+    text = page(shown)
+    assert "800 clicks with final labels, 9 positive" in text and "pcoc 1.250" in text
+
+
 def test_a_failure_names_the_step_and_escapes_what_it_says():
     failed = record(
         outcome="failed",

@@ -78,6 +78,7 @@ class FakeSteps:
         ran: Names of the steps that ran, in order.
         hooks: Step -> called before its summary is made; may raise.
         model: Digest of the trained model.
+        refreshed: Digest of the refreshed model, of which there is one for some models alone.
         features: Digest of the examples.
         accepted: What the gate says.
     """
@@ -85,6 +86,7 @@ class FakeSteps:
     ran: list[str] = field(default_factory=list)
     hooks: dict[str, Any] = field(default_factory=dict)
     model: str = "model-1"
+    refreshed: str = ""
     features: str = "features-1"
     accepted: bool = True
 
@@ -107,6 +109,7 @@ class FakeSteps:
                 "split": {p: ["2024-03-05", "2024-03-19"] for p in ("train", "validation", "test")},
             },
             "train": {"digest": self.model},
+            "refresh": {"digest": self.refreshed},
             "evaluate": {
                 "digest": self.model,
                 "rows": 10,
@@ -121,12 +124,14 @@ class FakeSteps:
         }
         summary = summaries.get(step, {"digest": step})
         if step in ("export", "register", "promote"):
-            number = int(self.model.rpartition("-")[2])
-            summary = {"digest": f"{self.model}/{number}", "version": number}
+            model = context.candidate.digest
+            number = int(model.rpartition("-")[2])
+            summary = {"digest": f"{model}/{number}", "version": number}
             known = {
                 "version": number,
                 "model": "nowhere",
-                "identity": self.model,
+                "identity": model,
+                "trained": {"model": "trained", "identity": self.model},
                 "features": self.features,
                 "examples": "nowhere",
                 "base": dict(context.base) if context.base else None,
@@ -146,7 +151,7 @@ def down(context: Any, output: Path) -> None:
     raise ServingError("127.0.0.1:1 cannot be reached")
 
 
-ALL = steps.names(plan.STEPS)
+ALL = steps.names(plan.steps_of(load_config().model))
 
 
 def kinds_of(path: Path) -> pl.DataFrame:
