@@ -11,6 +11,7 @@ groups that begin at or after the instant are not read.
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cmdcm.core.errors import DataError
-from cmdcm.core.files import read_manifest, staged_directory, write_manifest
+from cmdcm.core.files import read_manifest, sha256, staged_directory, write_manifest
 from cmdcm.core.locations import Location
 from cmdcm.datasets.calendar import PromotionCalendar
 from cmdcm.datasets.events import KIND_ENUM
@@ -132,6 +133,35 @@ def snapshot_digest(snapshot: Path) -> str:
     files = read_manifest(snapshot, "events")["files"]
     text = json.dumps({name: entry["sha256"] for name, entry in files.items()}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def share_files(snapshot: Path, earlier: Path) -> int:
+    """Makes the months that an earlier snapshot has as well take up their space once.
+
+    A file whose bytes are those of the earlier one becomes a hard link to it. Nothing ever writes
+    into a file of a snapshot, and either snapshot may be deleted. Where the file system has no
+    links all stays as it is.
+
+    Returns:
+        How many files are shared.
+    """
+    known = read_manifest(earlier, "events")["files"]
+    shared = 0
+    for name, entry in read_manifest(snapshot, "events")["files"].items():
+        other, link = earlier / name, snapshot / f".{name}.link"
+        # The manifest says what the earlier file was; what it is now its bytes say.
+        if known.get(name) != entry or not other.exists() or sha256(other) != entry["sha256"]:
+            continue
+        shared += 1
+        if other.samefile(snapshot / name):
+            continue
+        link.unlink(missing_ok=True)
+        try:
+            os.link(other, link)
+        except OSError:
+            return shared - 1
+        link.replace(snapshot / name)
+    return shared
 
 
 def _before(log: EventLog, as_of_ms: int) -> Iterator[pa.Table]:

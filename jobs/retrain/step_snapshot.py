@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from cmdcm.core.locations import location
-from cmdcm.jobs.retrain.snapshot import snapshot_digest, take_snapshot
-from cmdcm.jobs.retrain.steps import Context
+from cmdcm.jobs.retrain.snapshot import share_files, snapshot_digest, take_snapshot
+from cmdcm.jobs.retrain.steps import Context, latest
 from cmdcm.jobs.retrain.window import check_nothing_later
 
 EVENTS = "events"
@@ -22,6 +22,9 @@ def run(context: Context, output: Path) -> dict[str, Any]:
         window.last_day,
     )
     check_nothing_later(manifest, window.as_of_ms, str(output / EVENTS))
+    earlier = latest("snapshot", context.work)
+    if earlier is not None and (earlier / EVENTS).exists():
+        share_files(output / EVENTS, earlier / EVENTS)
     return {
         "digest": snapshot_digest(output / EVENTS),
         "rows": manifest["rows"],

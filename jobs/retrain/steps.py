@@ -181,8 +181,18 @@ def run_step(step: Step, context: Context, key: str) -> Done:
 
 def earlier_seconds(name: str, work: Path) -> list[float]:
     """Returns how long a step took in earlier runs, the latest last."""
-    files = sorted((work / "steps").glob(f"{name}-*/{DONE}"), key=lambda f: f.stat().st_mtime)
+    files = _results(name, work)
     return [float(read_json(file, "result of a step")["seconds"]) for file in files]
+
+
+def latest(name: str, work: Path) -> Path | None:
+    """Returns the directory of a step's latest result, None if there is none."""
+    files = _results(name, work)
+    return files[-1].parent if files else None
+
+
+def _results(name: str, work: Path) -> list[Path]:
+    return sorted((work / "steps").glob(f"{name}-*/{DONE}"), key=lambda f: f.stat().st_mtime)
 
 
 def names(steps: Sequence[Step]) -> list[str]:

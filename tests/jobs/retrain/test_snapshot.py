@@ -16,7 +16,12 @@ from cmdcm.datasets.calendar import calendar_of, to_ms
 from cmdcm.datasets.log import open_event_log
 from cmdcm.datasets.spans import DAY
 from cmdcm.jobs.retrain import snapshot
-from cmdcm.jobs.retrain.snapshot import snapshot_digest, source_fingerprint, take_snapshot
+from cmdcm.jobs.retrain.snapshot import (
+    share_files,
+    snapshot_digest,
+    source_fingerprint,
+    take_snapshot,
+)
 from cmdcm.jobs.retrain.window import Window, check_nothing_later
 from cmdcm.tests.jobs.retrain.worlds import AS_OF, PROMOTION, config_of, events, kinds_of
 
@@ -164,3 +169,28 @@ def test_the_window_knows_which_labels_are_known(tmp_path):
     assert calendar_of(after.settings(config).calendar) == after.calendar
     assert after.settings(config).labels.observed_until == "2024-03-20T16:00:00+00:00"
     assert after.settings(config).split.by == "promotion"
+
+
+def test_months_that_have_not_changed_take_up_their_space_once(window, tmp_path):
+    past = [("u", "i", "click", "2024-05-02T00:00"), ("u", "i", "click", "2024-06-07T00:00")]
+    for number, rows in enumerate((past, [*past, ("v", "j", "cart", "2024-06-08T00:00")])):
+        pq.write_table(events(rows), tmp_path / f"{number}.parquet")
+        taken(window, tmp_path / f"{number}.parquet", tmp_path / f"night-{number}")
+    first, second = tmp_path / "night-0", tmp_path / "night-1"
+    digest = snapshot_digest(second)
+    assert share_files(second, first) == 1
+    verify_manifest(second)
+    assert snapshot_digest(second) == digest
+    links = {file.name: file.stat().st_nlink for file in second.glob("*.parquet")}
+    assert links == {"2024-05.parquet": 2, "2024-06.parquet": 1}
+    assert share_files(second, first) == 1  # again, as a killed step does
+    assert not list(second.glob(".*"))
+
+
+def test_a_damaged_earlier_month_is_not_shared(window, tmp_path):
+    pq.write_table(events([("u", "i", "click", "2024-05-02T00:00")]), tmp_path / "log.parquet")
+    for night in ("one", "two"):
+        taken(window, tmp_path / "log.parquet", tmp_path / night)
+    (tmp_path / "one" / "2024-05.parquet").write_bytes(b"damaged")
+    assert share_files(tmp_path / "two", tmp_path / "one") == 0
+    verify_manifest(tmp_path / "two")
