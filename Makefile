@@ -11,7 +11,7 @@ SHELL := bash
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
 
-.PHONY: help venv lint types test demo bazel-test build-files model-map clean FORCE
+.PHONY: help venv lint types test demo demo-year bazel-test build-files model-map clean FORCE
 
 help: ## this list
 	@echo "cmdcm: make TARGET [PYTHON=python3.11] [VENV=.venv]"
@@ -43,6 +43,9 @@ test: venv ## all tests
 
 demo: venv ## raw events to a scored request, in out/demo
 	@$(VENV)/bin/cmdcm demo --output out/demo --overwrite
+
+demo-year: venv ## two years of promotions, the retraining job and faults, in out/year
+	@rm -rf out/year && $(VENV)/bin/cmdcm year --output out/year
 
 bench-%: venv FORCE ## one benchmark: bench-NAME runs benchmarks/bench_NAME.py
 	@$(VENV)/bin/python -m cmdcm.benchmarks.bench_$(subst -,_,$*)

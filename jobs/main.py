@@ -44,6 +44,7 @@ COMMANDS = {
     "loadtest": "measure latency, errors, CPU and limit of a server",
     "retrain": "a fresh model for a promotion, from the log to the servers",
     "backtest": "what retraining before past promotions would have done",
+    "year": "two years of promotions with the retraining job, and faults injected into it",
     "demo": "the whole line, from raw events to a scored request",
 }
 """The subcommands; each is the module of its name in `cmdcm.jobs.commands`, loaded when called."""

@@ -21,7 +21,8 @@ class RetrainConfig(Section):
             are accepted.
         max_daily_ratio: Largest ratio, folded to 1 or more, of a day's rate of an event kind for
             each click to that kind's median rate over days of the same phase.
-        min_daily_events: Days on which fewer events of a kind are expected are not compared.
+        min_daily_events: Days on which fewer events of a kind are expected are not compared, nor
+            the prices of a day with fewer events.
         max_price_ratio: Largest ratio, folded, of a day's median price to the median over days.
         recent_days: The last days, which are checked so; older ones were, when they were recent.
         lock_hours: Hours after which another run may take a job's lock.

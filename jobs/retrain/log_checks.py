@@ -123,6 +123,8 @@ def _unlike(
 def _prices(
     day: dict[str, Any], others: Sequence[dict[str, Any]], config: RetrainConfig
 ) -> Iterator[str]:
+    if sum(day["kinds"].values()) < config.min_daily_events:
+        return  # the median of a few prices is whose they happen to be
     known = [d["price"] for d in others if d["price"]]
     if not known or not day["price"]:
         if known:

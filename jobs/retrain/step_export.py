@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from cmdcm.core.errors import DataError
-from cmdcm.core.files import read_manifest
+from cmdcm.core.files import read_manifest, verify_manifest
 from cmdcm.core.locations import Location, location
 from cmdcm.export.gate import check_accepted, load_gate, override
 from cmdcm.export.publish import export_model
@@ -43,12 +43,16 @@ def run(context: Context, output: Path) -> dict[str, Any]:
 
 
 def published(base: Location, model: str) -> int | None:
-    """Returns the version that is an export of a model, None if there is none."""
+    """Returns the version that is a whole export of a model, None if there is none."""
     for number in reversed(versions(base)):
+        directory = base / str(number)
         try:
-            manifest = read_manifest(base / str(number), "export")
-        except DataError:  # another program's version
+            manifest = read_manifest(directory, "export")
+            if manifest.get("origin", {}).get("model") != model:
+                continue
+            if isinstance(directory, Path):
+                verify_manifest(directory)
+        except DataError:  # another program's version, or bytes that have changed since
             continue
-        if manifest.get("origin", {}).get("model") == model:
-            return number
+        return number
     return None

@@ -13,12 +13,12 @@ import numpy as np
 from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
 from cmdcm.core.config import ServingConfig
-from cmdcm.core.errors import ExportError
+from cmdcm.core.errors import CmdcmError, ExportError
 from cmdcm.core.files import verify_manifest
 from cmdcm.core.locations import location
 from cmdcm.export.trust import check_saved_model
 from cmdcm.export.warmup import WARMUP_FILE
-from cmdcm.jobs.retrain.steps import Context
+from cmdcm.jobs.retrain.steps import DONE, Context
 from cmdcm.jobs.rollout.config_file import Placement, place, write_text_proto
 from cmdcm.jobs.rollout.server import Server
 from cmdcm.jobs.rollout.shift import read_requests
@@ -32,8 +32,19 @@ def run(context: Context, output: Path) -> dict[str, Any]:
     digest = context.done["export"].digest
     if not isinstance(base, Path):
         return {"digest": digest, "skipped": f"{base} is remote: its servers load it first"}
-    verify_manifest(base / str(version))
-    check_saved_model(base / str(version))
+    try:
+        verify_manifest(base / str(version))
+        check_saved_model(base / str(version))
+        answered, rows = _answers(context, base, version, name)
+    except CmdcmError:
+        # The version is no result to go on from: the next run publishes the model anew.
+        (context.done["export"].path / DONE).unlink(missing_ok=True)
+        raise
+    return {"digest": digest, "requests": answered, "scores": rows}
+
+
+def _answers(context: Context, base: Path, version: int, name: str) -> tuple[int, int]:
+    """Returns how many warm-up requests and rows the version answered."""
     config = ModelServerConfig()
     entry = config.model_config_list.config.add(
         name=name, base_path=str(base.resolve()), model_platform="tensorflow"
@@ -55,4 +66,4 @@ def run(context: Context, output: Path) -> dict[str, Any]:
                 if not np.all(np.isfinite(scores)):
                     raise ExportError(f"version {version} answers scores that are not finite")
                 answered, rows = answered + 1, rows + len(scores)
-    return {"digest": digest, "requests": answered, "scores": rows}
+    return answered, rows

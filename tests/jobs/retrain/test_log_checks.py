@@ -70,6 +70,12 @@ def test_drifted_prices_are_named(tmp_path):
         checked(tmp_path, prices={DAYS[-1]: 1000.0})
 
 
+def test_the_prices_of_a_day_with_few_events_are_not_judged(tmp_path):
+    few = {DAYS[-1]: {"click": 5, "cart": 0, "purchase": 0}}
+    config = CONFIG.model_copy(update={"max_daily_ratio": 1000.0})
+    assert checked(tmp_path, few, prices={DAYS[-1]: 1000.0}, config=config)
+
+
 def test_older_days_and_rare_kinds_are_not_judged(tmp_path):
     assert checked(tmp_path, {DAYS[2]: {"cart": 0}, DAYS[-1]: {"favourite": 9}})
 

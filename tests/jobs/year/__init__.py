@@ -1,0 +1,1 @@
+"""Tests of the year in a box."""
