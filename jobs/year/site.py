@@ -119,7 +119,6 @@ class Site(Closing):
         )
         self._server = EmbeddedServer(config=config)
         self._server.start()
-        # Channels of a process share a connection, and after a failed attempt it waits a while.
         with open_channel(self._server.target, _MESSAGE_BYTES, None) as channel:
             grpc.channel_ready_future(channel).result(DEADLINE_SECONDS)
 
@@ -134,13 +133,14 @@ class Site(Closing):
         request.model_spec.name = self._model
         request.model_spec.ClearField("version_choice")
         request.model_spec.version_label = STABLE
-        with open_channel(self.target, _MESSAGE_BYTES, None) as channel:
-            stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
-            while not self._ending.wait(PAUSE_SECONDS):
-                with self._watched:
-                    try:
-                        answer = stub.Predict(request, timeout=DEADLINE_SECONDS)
-                    except grpc.RpcError as error:
-                        self.failures.append(f"{error.code().name}: {error.details()}")
-                    else:
-                        self.answered[int(answer.model_spec.version.value)] += 1
+        while not self._ending.wait(PAUSE_SECONDS):
+            # A channel that outlived the server would hold back all others of the process: they
+            # share its connection, and the longer it fails, the longer it waits.
+            with self._watched, open_channel(self.target, _MESSAGE_BYTES, None) as channel:
+                stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+                try:
+                    answer = stub.Predict(request, timeout=DEADLINE_SECONDS)
+                except grpc.RpcError as error:
+                    self.failures.append(f"{error.code().name}: {error.details()}")
+                else:
+                    self.answered[int(answer.model_spec.version.value)] += 1
