@@ -20,7 +20,7 @@ class Fault:
         name: Its name.
         job: The job that meets it: `lead` or `night`.
         injected: What is done to the log, the disk, the process or the server.
-        outcome: What the job has to decide.
+        outcome: What the job has to decide; `a or b` for either.
         cause: What its reason has to name; `{day}`, `{month}` and `{target}` stand for the day and
             month of the fault's events and the server's address.
         handbook: What the handbook says of it, and where.
@@ -88,9 +88,10 @@ _FAULTS = (
         "late_data",
         LEAD,
         "half of the purchases of the promotion day {day} have not arrived",
-        "promoted",
+        "promoted or refused",
         "",
-        "retraining.md, during the window: late events make a new candidate",
+        "retraining.md, during the window: late events make a new candidate; gate.md: calibration "
+        "that is off by the missing labels refuses",
         "they arrive a day later",
         days_later=1,
     ),
