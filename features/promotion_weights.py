@@ -8,7 +8,8 @@ to does not. `distance` is the mean over the model's inputs of the Jensen-Shanno
 looked at. The mean is that over the training rows, whose weights are 1 on average.
 
 Weighting old promotions by their likeness to a coming one is a part of HDR, Historical Data Reuse
-(Chan et al., KDD 2023), which retrieves single days and learns the weights; the distance is ours.
+(Chan et al., KDD 2023; `model/hdr.py`), which retrieves single days and learns the weights; the
+distance is ours.
 """
 
 from collections.abc import Mapping, Sequence

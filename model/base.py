@@ -168,6 +168,13 @@ class RankingModel(tfrs.Model):
             for head in self.heads:
                 self.towers[head.name].logit.bias.assign([head.first_bias(labels)])
 
+    def fine_tune(self, warm: bool) -> None:
+        """Chooses what training moves; here everything. Call it once, before the optimizer is made.
+
+        Args:
+            warm: Whether the model starts with trained weights (`training.warm_start`).
+        """
+
     def sides(self, features: Tensors) -> tuple[Tensors, Tensors]:
         """Splits a batch of features into the user's side and the candidates' side."""
         return (
@@ -322,5 +329,6 @@ class RankingModel(tfrs.Model):
     def describe(self) -> Mapping[str, int]:
         """Returns the number of parameters in tables and in dense weights."""
         tables = sum(int(tf.size(v)) for v in self.table_variables)
-        everything = sum(int(tf.size(v)) for v in self.trainable_variables)
+        # Of a variable itself: those of a frozen layer count too.
+        everything = sum(int(tf.size(v)) for v in self.variables if v.trainable)
         return {"table_parameters": tables, "dense_parameters": everything - tables}

@@ -72,4 +72,5 @@ def make_optimizer(
                 lambda: [v for v in model.trainable_variables if v.ref() in linear],
             )
         )
-    return tfrs.experimental.optimizers.CompositeOptimizer(optimizers)
+    # One without weights, as of frozen tables, takes no steps; those of the first are counted.
+    return tfrs.experimental.optimizers.CompositeOptimizer([o for o in optimizers if o[1]()])

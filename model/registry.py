@@ -18,6 +18,7 @@ from cmdcm.model.delayed.ulc import ULC
 from cmdcm.model.escm2 import ESCM2DR, ESCM2IPS
 from cmdcm.model.esm2 import ESM2
 from cmdcm.model.esmm import ESMM
+from cmdcm.model.hdr import HDR
 from cmdcm.model.hm3 import HM3
 from cmdcm.model.mmoe import MMoE
 from cmdcm.model.pepnet import PEPNet
@@ -39,6 +40,7 @@ MODELS: dict[str, type[RankingModel]] = {
     "escm2_ips": ESCM2IPS,
     "escm2_dr": ESCM2DR,
     "dcmt": DCMT,
+    "hdr": HDR,
     "as_observed": AsObserved,
     "dfm": DFM,
     "fnw": FNW,

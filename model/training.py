@@ -159,6 +159,7 @@ def build_model(
     else:
         build_for_device(model, device_optimizer, known, few)
     model.adapt(batch)
+    model.fine_tune(bool(config.training.warm_start))
     model.training_precision = config.training.precision
     return model
 

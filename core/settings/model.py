@@ -73,6 +73,7 @@ class ModelConfig(Section):
         "escm2_ips",
         "escm2_dr",
         "dcmt",
+        "hdr",
         "as_observed",
         "dfm",
         "fnw",
@@ -119,9 +120,9 @@ class ModelConfig(Section):
 
     @model_validator(mode="after")
     def _check(self) -> "ModelConfig":
-        if self.name in ("mmoe", "ple") and self.bottom not in ("shared", self.name):
+        if self.name in ("mmoe", "ple", "hdr") and self.bottom not in ("shared", self.name):
             raise ValueError(
-                f"name = {self.name!r} is a bottom of its own and has no bottom = {self.bottom!r}; "
+                f"name = {self.name!r} has a bottom of its own and no bottom = {self.bottom!r}; "
                 "take name = 'shared_bottom' to choose one"
             )
         if self.cross_fit_folds > 1 and self.estimator != "dr":

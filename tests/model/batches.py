@@ -51,6 +51,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "escm2_ips": {"name": "escm2_ips"},
     "escm2_dr": {"name": "escm2_dr"},
     "dcmt": {"name": "dcmt", "counterfactual_weight": 0.3},
+    "hdr": {"name": "hdr"},
     **{name: {"name": name} for name in DELAYED},
     "es_dfm-direct": {"name": "es_dfm", "delayed_label": "direct", "waiting_hours": 12},
     "ecad": {"name": "ecad"},

@@ -190,6 +190,7 @@ ZOO = {
         (*CART_GRAPH, "i1", "i0"), cart_graph, lambda p, y, s: arms_loss(p, y, s, "dr_error")
     ),
     "dcmt": Rival(CART_GRAPH, cart_graph, dcmt_loss),
+    "hdr": one_head("conversion"),
     "as_observed": delayed(),
     "dfm": delayed("rate"),
     "fnw": delayed(),

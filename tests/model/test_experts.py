@@ -167,6 +167,6 @@ def test_heads_that_are_linear_have_no_experts():
 
 
 def test_a_model_that_is_a_bottom_takes_no_other():
-    with pytest.raises(ConfigError, match=r"name = 'mmoe' is a bottom of its own .* 'ple'"):
+    with pytest.raises(ConfigError, match=r"name = 'mmoe' has a bottom of its own .* 'ple'"):
         load_config(overrides=["model.name=mmoe", "model.bottom=ple"])
     assert load_config(overrides=["model.name=ple", "model.bottom=ple"]).model.name == "ple"

@@ -43,6 +43,7 @@ every_network = pytest.mark.parametrize(
         "esmm",
         "hm3",
         "escm2_dr",
+        "hdr",
         "es_dfm",
         "fnc",
         "cmdcm",
@@ -179,7 +180,8 @@ def test_names_of_the_outputs():
     for variant in VARIANTS:
         names = set(built(variant).predictions(logits_of(variant)))
         expected = {"p_conversion"}
-        if MODELS[config_of(variant).name].about.family not in ("baselines", "delayed feedback"):
+        family = MODELS[config_of(variant).name].about.family
+        if family not in ("baselines", "delayed feedback", "promotions"):
             expected |= {"p_direct", "p_cart", "p_delayed"}
         if variant == "ecad":
             expected |= {"p_refunded", "p_effective"}
@@ -415,6 +417,7 @@ def test_towers_differ_from_the_start():
         "hm3",
         "ple",
         "pepnet",
+        "hdr",
         "defuse",
         "cmdcm-dr",
         "cmdcm-no-transition",

@@ -245,7 +245,7 @@ def test_heads_go_by_name():
     np.testing.assert_array_equal(target(batch)["direct"], source(batch)["direct"])
 
 
-@pytest.mark.parametrize("name", ["mmoe", "ple", "pepnet"])
+@pytest.mark.parametrize("name", ["mmoe", "ple", "pepnet", "hdr"])
 def test_inputs_go_by_name_through_experts_and_gates(name):
     source = trained(name=name, trunk_units=(6, 5))
     target, matches = taken_over(source, with_features(*NEW), name=name, trunk_units=(6, 5))
