@@ -24,7 +24,7 @@ from cmdcm.jobs.bench.trials import run_trials, trials_of
 from cmdcm.jobs.bench.tuning import tune
 
 QUICK = (
-    "simulate.events=200_000",
+    "simulate.events=100_000",
     "features.clicked_length=10",
     "features.intent_length=5",
     "training.epochs=2",
