@@ -505,7 +505,9 @@ def remove_run(output: Path) -> None:
     output = Path(output)
     if not output.exists():
         return
-    if any(output.iterdir()) and not (output / "run.json").exists():
+    # A start that was killed early leaves nothing but a staging file of run.json.
+    others = [path for path in output.iterdir() if not path.name.startswith(".run.json.staging-")]
+    if others and not (output / "run.json").exists():
         raise OutputError(f"{output} exists and is no training run; choose another --output")
     shutil.rmtree(output)
 

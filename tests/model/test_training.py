@@ -293,6 +293,11 @@ def test_overwrite_deletes_runs_alone(tmp_path):
         remove_run(tmp_path / "precious")
     assert (tmp_path / "precious" / "file").exists()
 
+    (tmp_path / "killed").mkdir()  # before run.json had its name
+    (tmp_path / "killed" / ".run.json.staging-17").write_text("{")
+    remove_run(tmp_path / "killed")
+    assert not (tmp_path / "killed").exists()
+
 
 def test_a_label_that_the_examples_lack_is_an_error_that_names_its_setting(data):
     spec = tiny_spec(labels=LabelsConfig(micro=True))
