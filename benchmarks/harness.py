@@ -5,6 +5,7 @@ each target with its value, its bound and whether it was met. A missed target ex
 """
 
 import json
+import math
 import os
 import statistics
 import time
@@ -88,8 +89,17 @@ def report(bench: str, figures: Mapping[str, Any], targets: Mapping[str, Target]
             for name, target in targets.items()
         },
     }
-    print(f"RESULT {json.dumps(result)}", flush=True)
+    print(f"RESULT {json.dumps(_finite(result), allow_nan=False)}", flush=True)
     return 0 if all(target.met for target in targets.values()) else 1
+
+
+def _finite(value: Any) -> Any:
+    """Returns a value for JSON, which knows neither infinity nor NaN: they become null."""
+    if isinstance(value, Mapping):
+        return {name: _finite(inner) for name, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _text(value: object) -> str:

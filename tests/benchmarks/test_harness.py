@@ -1,6 +1,7 @@
 """The RESULT line of a benchmark, its exit code, and the rows that benchmarks use."""
 
 import json
+import math
 
 import pyarrow as pa
 import pytest
@@ -29,6 +30,16 @@ def test_last_line_and_exit_code(capsys, target, met):
     assert result["targets"]["speed"]["value"] == target.value
     assert result["targets"]["speed"]["met"] is met
     assert code == (0 if met else 1)
+
+
+def test_what_could_not_be_measured_is_null_and_misses_its_target(capsys):
+    figures = {"p99": math.inf, "parts": [1.0, math.nan]}
+    assert report("name", figures, {"p99": Target(math.inf, at_most=2)}) == 1
+    line = capsys.readouterr().out.splitlines()[-1].partition(" ")[2]
+    result = json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    assert result["figures"]["p99"] is None
+    assert result["figures"]["parts"] == [1.0, None]
+    assert (result["targets"]["p99"]["value"], result["targets"]["p99"]["met"]) == (None, False)
 
 
 def test_medians_leave_the_first_round_out_and_take_turns():
