@@ -51,6 +51,8 @@ def _answers(context: Context, base: Path, version: int, name: str) -> tuple[int
     )
     place(entry, Placement(frozenset({version}), {}))
     settings = context.config.rollout
+    # Whether it answers, not how fast: the job's machine may be busy.
+    deadline_ms = round(1000 * settings.load_timeout_seconds)
     answered = rows = 0
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "models.config"
@@ -58,7 +60,7 @@ def _answers(context: Context, base: Path, version: int, name: str) -> tuple[int
         serving = ServingConfig(port=0, rest_port=-1, model_config_file=str(file))
         with (
             EmbeddedServer(config=serving) as embedded,
-            Server(embedded.target, name, settings.deadline_ms) as server,
+            Server(embedded.target, name, deadline_ms) as server,
         ):
             warmup = [base / str(version) / WARMUP_FILE]
             for request in read_requests(warmup, settings.max_requests):
