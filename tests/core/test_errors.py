@@ -19,6 +19,7 @@ def test_each_kind_has_an_exit_code_of_its_own():
         "ExportError": 5,
         "ServingError": 6,
         "OutputError": 7,
+        "RetrainError": 8,
         "PreemptedError": 75,
     }
 

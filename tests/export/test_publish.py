@@ -166,7 +166,8 @@ def test_effect_modifiers_from_training_to_the_server(data, small_world, tmp_pat
     for name, values in model.scores(model(features), features).items():
         np.testing.assert_array_equal(values, expected[name], err_msg=name)
     all_at_once = signatures["serving_default"](examples=tf.constant(records))
-    assert set(all_at_once) == set(OUTPUTS)
+    # All but what ECAD alone predicts.
+    assert set(all_at_once) == set(OUTPUTS) - {"p_refunded", "p_effective"}
     for row, record in enumerate(records):
         alone = signatures["serving_default"](examples=tf.constant([record]))
         of_row = {f.name: features[f.name][row : row + 1] for f in data.spec.inputs}

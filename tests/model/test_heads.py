@@ -13,6 +13,7 @@ LABELS = {
     "direct": tf.constant([1.0, 1.0, 0.0, 0.0, 0.0]),
     "cart": tf.constant([1.0, 0.0, 1.0, 0.0, 0.0]),
     "delayed": tf.constant([0.0, 0.0, 1.0, 1.0, 0.0]),
+    "conversion": tf.constant([1.0, 1.0, 1.0, 1.0, 0.0]),
     "micro": tf.constant([1.0, 0.0, 0.0, 1.0, 1.0]),
     "final": tf.constant([1.0, 0.0, 1.0, 0.0, 1.0]),
     "early": tf.constant([1.0, 0.0, 0.0, 0.0, 1.0]),
@@ -26,6 +27,7 @@ MASKS = {
     "uncarted": [0, 0, 0, 1, 1],
     "micro": [0, 0, 0, 1, 1],
     "no_micro": [0, 0, 1, 0, 0],
+    "bought": [1, 1, 1, 1, 0],
     "converted": [1, 0, 1, 0, 1],
     "unseen": [0, 1, 1, 1, 0],
 }
@@ -46,7 +48,7 @@ def test_every_space_has_a_test_above():
 
 
 def test_an_unknown_space_is_named():
-    with pytest.raises(ValueError, match=r"`space` should be one of \['carted', .*: views"):
+    with pytest.raises(ValueError, match=r"`space` should be one of \[.*'carted', .*: views"):
         Head("h", "cart", "views")
 
 

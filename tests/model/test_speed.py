@@ -62,7 +62,7 @@ def test_the_batches_pass_and_all_steps_but_the_first_count(clock, tmp_path):
 
 def test_an_epoch_is_the_mean_over_all_that_was_taken(clock, tmp_path, caplog):
     watched = watcher(tmp_path)
-    caplog.set_level("INFO")
+    caplog.set_level("INFO", logger="absl")
     for batch in watched.watch(clock.batches(7)):
         clock.seconds += STEP * batch  # the first does not count
         if batch in (2, 6):
@@ -112,7 +112,7 @@ def test_a_measurement_that_fails_does_not_harm_the_training(clock, tmp_path, ca
 
 
 def test_the_line_of_an_epoch_says_where_the_time_goes(clock, tmp_path, caplog):
-    caplog.set_level("INFO")
+    caplog.set_level("INFO", logger="absl")
     watched = watcher(tmp_path, lambda batch: PARTS, profile_step=1)
     train(watched, clock, 3)
     watched.take()

@@ -155,7 +155,7 @@ def test_a_file_that_is_no_space(written, text, fault):
 
 
 def test_an_unknown_space_names_the_built_in_ones():
-    with pytest.raises(ConfigError, match=r"no_such.*the built-in spaces are \['default'\]"):
+    with pytest.raises(ConfigError, match=r"no_such.*the built-in spaces are \[.*'default'"):
         load_space("no_such")
 
 
