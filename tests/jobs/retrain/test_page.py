@@ -12,7 +12,7 @@ def record(**changes: object) -> dict:
     interval = {"estimate": 0.7, "lower": 0.6, "upper": 0.8}
     steps: dict[str, dict[str, Any]] = {
         name: {
-            "path": f"/work/{name}",
+            "path": f"/var/retrain/{name}",
             "summary": {"digest": "0" * 40},
             "seconds": 1.5,
             "peak_mib": 900.0,
