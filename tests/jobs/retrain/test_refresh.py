@@ -101,6 +101,7 @@ def config(small_world, tmp_path_factory) -> Config:
         "model.name=es_dfm",
         "model.waiting_hours=6",
         "stream.checkpoint_periods=1",
+        "stream.step_hours=6",
         "rollout.registry=false",
     )
     return load_config(overrides=settings(folder, small_world.events, *chosen))
@@ -118,7 +119,7 @@ def interrupted(config, before):
 
     def late(self, number: int) -> None:
         begun.append(number)
-        if begun == [0, 1]:
+        if len(begun) == 2:
             raise RetrainError("the job is not done")
         fit(self, number)
 
@@ -190,6 +191,6 @@ def test_what_judges_it_was_never_trained_on(config, night):
 def test_a_refresh_that_was_stopped_goes_on_at_its_checkpoint(interrupted):
     (late, night), begun = interrupted
     assert late.outcome == "late" and late.record["steps"].keys() >= {"train"}
-    assert night.outcome == "published" and begun == [0, 1, 1]
+    assert night.outcome == "published" and begun[0] < begun[1] == begun[2]
     folder = Path(night.record["steps"][REFRESH]["path"])
     assert sorted(path.name for path in folder.iterdir()) == ["run", "step.json"]
