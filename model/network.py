@@ -159,12 +159,11 @@ class Trunk(tf.keras.layers.Layer):
         if not self.attention_penalty:
             return None
         penalties = [
-            penalty
+            self.attention[name].penalty(candidate.target, keys, mask, ages)
             for name, (keys, mask, ages) in user.sequences.items()
-            if (penalty := self.attention[name].penalty(candidate.target, keys, mask, ages))
-            is not None
         ]
-        return self.attention_penalty * tf.add_n(penalties) if penalties else None
+        there = [penalty for penalty in penalties if penalty is not None]
+        return self.attention_penalty * tf.add_n(there) if there else None
 
 
 class Tower(tf.keras.layers.Layer):
