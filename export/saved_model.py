@@ -17,6 +17,7 @@ from tensorflow.core.protobuf import meta_graph_pb2
 from cmdcm.core.config import ExportConfig
 from cmdcm.export import signatures
 from cmdcm.export.freeze import served_weights
+from cmdcm.export.shrink import shrink
 from cmdcm.model.base import RankingModel
 
 V1 = tf.compat.v1
@@ -164,7 +165,7 @@ def _write(
     builder.add_meta_graph_and_variables(
         session, [tf.saved_model.SERVING], defined, strip_default_attrs=True
     )
-    builder.save()
+    shrink(Path(builder.save().decode()))
     for path in sorted(inner.iterdir()):
         path.rename(directory / path.name)
     inner.rmdir()

@@ -7,6 +7,7 @@ import contextlib
 import gc
 import shutil
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -38,6 +39,9 @@ from cmdcm.serving.tls import Tls, read_tls
 
 GRACE_SECONDS = 10.0
 """How long a stopping server waits for the calls under way."""
+
+SWITCH_SECONDS = 0.0005
+"""How long a thread of the server may compute in Python while another one waits."""
 
 _Bound = TypeVar("_Bound", GrpcServer, RestServer)
 
@@ -257,6 +261,9 @@ def run_server(
         run_binary(binary, config, base_path, model_name)
     server = EmbeddedServer(base_path, model_name, config)
     with _stop_signal() as stopped, server:
+        # Else a thread that loads a version keeps a request waiting for 5 ms each time that this
+        # needs the interpreter.
+        sys.setswitchinterval(SWITCH_SECONDS)
         # A full collection that walks all of TensorFlow's modules stops every thread for half a
         # second; without them it takes 0.03 s, and what unloaded versions leave is found sooner.
         gc.freeze()
