@@ -7,6 +7,7 @@ import tensorflow as tf
 import tensorflow_recommenders as tfrs
 
 from cmdcm.core.config import TrainingConfig
+from cmdcm.model.adagrad import Adagrad
 from cmdcm.model.base import RankingModel
 
 LINEAR_RATE = 10.0
@@ -26,7 +27,7 @@ def _clippy_adagrad(rate: float) -> Optimizer:
 
 
 OPTIMIZERS: dict[str, Callable[[float], Optimizer]] = {
-    "adagrad": tf.keras.optimizers.legacy.Adagrad,
+    "adagrad": Adagrad,
     "adam": tf.keras.optimizers.legacy.Adam,
     "clippy_adagrad": _clippy_adagrad,
     "ftrl": tf.keras.optimizers.legacy.Ftrl,

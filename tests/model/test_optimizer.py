@@ -1,5 +1,7 @@
 """The optimizers of tables and dense weights, and the precision of the dense layers."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -7,6 +9,7 @@ from pydantic import ValidationError
 
 from cmdcm.core.config import TrainingConfig
 from cmdcm.features.dataset import ExampleSet
+from cmdcm.model.adagrad import Adagrad
 from cmdcm.model.optimizer import ABSOLUTE_THRESHOLD, make_optimizer
 from cmdcm.model.precision import matmul_precision
 from cmdcm.model.scoring import predict
@@ -91,6 +94,46 @@ def test_rows_take_the_step_of_the_equation(name):
     optimizer = make_optimizer(model, TrainingConfig(table_optimizer=name))
     train_step(model, optimizer, batch)
     np.testing.assert_allclose(table.numpy(), expected, rtol=0, atol=2e-5)
+
+
+def test_adagrad_takes_the_steps_of_keras_on_rows_that_a_batch_names_often():
+    random, rate = np.random.default_rng(0), 0.05
+    ours, theirs = Adagrad(rate), tf.keras.optimizers.legacy.Adagrad(rate)
+    tables = [tf.Variable(np.ones((50, 3), np.float32)) for _ in range(2)]
+    for _ in range(3):
+        values = random.normal(size=(400, 3)).astype(np.float32)
+        gradient = tf.IndexedSlices(tf.constant(values), tf.constant(random.integers(0, 40, 400)))
+        for optimizer, table in zip((ours, theirs), tables, strict=True):
+            optimizer.apply_gradients([(gradient, table)])
+    np.testing.assert_allclose(tables[0].numpy(), tables[1].numpy(), rtol=2e-6)
+    assert (tables[0].numpy()[40:] == 1).all()
+    assert (tables[0].numpy()[:40] != 1).all()
+
+
+@pytest.mark.parametrize(
+    ("device", "host"),
+    [
+        ("/job:localhost/replica:0/task:0/device:CPU:0", True),
+        ("/job:worker/replica:0/task:1/device:CPU:0", True),
+        ("/job:ps/replica:0/task:0/device:CPU:0", False),
+        ("/job:localhost/replica:0/task:0/device:GPU:0", False),
+    ],
+)
+def test_rows_that_other_workers_or_a_gpu_change_are_changed_by_keras(monkeypatch, device, host):
+    """Keras' kernel adds to a row in one go; ours reads it, and writes it back later."""
+    called = list[str]()
+    monkeypatch.setattr(
+        tf.keras.optimizers.legacy.Adagrad,
+        "_resource_apply_sparse_duplicate_indices",
+        lambda *arguments, **_: called.append("Keras"),
+    )
+    monkeypatch.setattr(
+        Adagrad, "_resource_apply_sparse", lambda *arguments, **_: called.append("ours")
+    )
+    row = tf.constant([[1.0]])
+    variable = SimpleNamespace(device=device)
+    Adagrad(0.05)._resource_apply_sparse_duplicate_indices(row, variable, tf.constant([0]))
+    assert called == ["ours" if host else "Keras"]
 
 
 def test_clippy_adagrad_bounds_the_change_of_every_dense_weight():
