@@ -65,9 +65,7 @@ class Checkpoints:
         for path in reversed(paths):
             damage = _damage(path)
             if damage is None:
-                # The optimizers make their slots at the first step; these are restored then.
-                status = self._checkpoint.restore(path)
-                status.assert_existing_objects_matched().expect_partial()
+                self._checkpoint.restore(path).assert_existing_objects_matched().expect_partial()
                 return str(path)
             logging.warning("checkpoint %s cannot be read, trying the one before: %s", path, damage)
         if paths:

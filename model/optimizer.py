@@ -1,6 +1,6 @@
 """The optimizers: of the embedding tables, of the dense weights, and of linear heads if any."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -45,6 +45,8 @@ def make_optimizer(
 ) -> tf.keras.optimizers.Optimizer:
     """One optimizer on the tables, one on the dense weights, a faster one on linear heads.
 
+    They come with all their slots, so that a checkpoint has them from the first.
+
     Those of tables touch the looked-up rows alone and slow down for frequent ids; Adam's moments
     decay on every row at every step, which makes it ten times slower on large tables.
 
@@ -74,4 +76,15 @@ def make_optimizer(
             )
         )
     # One without weights, as of frozen tables, takes no steps; those of the first are counted.
-    return tfrs.experimental.optimizers.CompositeOptimizer([o for o in optimizers if o[1]()])
+    optimizers = [o for o in optimizers if o[1]()]
+    for optimizer, weights in optimizers:
+        _create_slots(optimizer, weights())
+    return tfrs.experimental.optimizers.CompositeOptimizer(optimizers)
+
+
+def _create_slots(optimizer: Optimizer, weights: Sequence[tf.Variable]) -> None:
+    """Creates what else comes with the first step: a state saved before that would lack it."""
+    if isinstance(optimizer, tf.keras.optimizers.legacy.Optimizer):
+        optimizer._create_all_weights(weights)
+    else:
+        optimizer.build(weights)

@@ -260,9 +260,7 @@ class _Run:
             },
             weights,
             keep=training.keep_checkpoints,
-            # Not in the background: a run that was killed once ended with other table weights, so a
-            # copied state may not be of one moment (tests/model/test_killed_runs.py).
-            background=False,
+            background=not place.asynchronous and not place.device_tables,
             writes=place.chief,
         )
 

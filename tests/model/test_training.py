@@ -1,6 +1,7 @@
 """Training from outside: what a run leaves, how it resumes, when it refuses."""
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -110,6 +111,23 @@ def test_an_interrupted_run_ends_with_the_weights_of_an_undisturbed_one(
     kill(monkeypatch, data, tmp_path / "run", small_world.config, fatal_step)
     train(data, tmp_path / "run", small_world.config, progress=False)
     assert_same_weights(weights(tmp_path / "run"), weights(undisturbed))
+
+
+@pytest.mark.slow
+def test_a_run_that_is_resumed_after_an_epochs_last_step_keeps_the_optimizers_state(
+    undisturbed, small_world, data, tmp_path, monkeypatch
+):
+    """It validates and saves the end of the epoch before any step of its own."""
+    steps = math.ceil(data.total("train") / small_world.config.training.batch_size)
+    config = with_settings(small_world.config, training={"checkpoint_steps": steps})
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(training._Run, "validate", lambda run: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            train(data, run, config, progress=False)
+    kill(monkeypatch, data, run, config, fatal_step=1)
+    train(data, run, config, progress=False)
+    assert_same_weights(weights(run), weights(undisturbed))
 
 
 def test_sigterm_saves_the_state_and_the_same_call_goes_on(
