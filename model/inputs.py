@@ -3,7 +3,6 @@
 Training, evaluation and serving run the same operations on the same raw values.
 """
 
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -16,8 +15,8 @@ from cmdcm.model.standardize import Standardize
 
 Tensors = Mapping[str, tf.Tensor]
 
-Lookup = Callable[[dict[str, tuple[Feature, tf.Tensor]]], dict[str, tf.Tensor]]
-"""By any key a feature and values, [...] -> their embeddings, [..., dim]."""
+Lookup = Callable[[Sequence[tuple[Feature, tf.Tensor]]], tf.Tensor]
+"""Features with values of one shape, [...] -> embeddings side by side, [..., features * dim]."""
 
 AGE_BUCKETS = 32
 """Buckets of an age: powers of two of seconds, up to 68 years."""
@@ -185,17 +184,17 @@ class InputEncoder(tf.keras.layers.Layer):
     ) -> Encoded:
         scalars = [f for f in features if f.table and not f.sequence]
         batch = tf.shape(values[features[0].name])[0]
-        looked_up = lookup({f.name: (f, values[f.name]) for f in scalars})
-        ids = tf.concat([looked_up[f.name] for f in scalars], axis=-1) if scalars else None
-        penalty = None
-        if self.l2 and ids is not None:
-            penalty = self.l2 * tf.reduce_sum(tf.square(ids), axis=-1)
-        target = None
-        if "item_id" in looked_up:
-            category = looked_up.get("category_id", tf.zeros_like(looked_up["item_id"]))
-            target = tf.concat([looked_up["item_id"], category], axis=-1)
+        ids, penalty, target = tf.zeros([batch, 0]), None, None
+        if scalars:
+            ids = lookup([(f, values[f.name]) for f in scalars])
+            if self.l2:
+                penalty = self.l2 * tf.reduce_sum(tf.square(ids), axis=-1)
+        columns = id_columns(features, self.dim)
+        if "item_id" in columns:
+            of_target = [ids[:, columns[n]] for n in ("item_id", "category_id") if n in columns]
+            target = self.item_and_category(tf.concat(of_target, axis=-1))
         return Encoded(
-            ids if ids is not None else tf.zeros([batch, 0]),
+            ids,
             scale(self._numbers(values, features)),
             target,
             self._sequences(values, features, lookup),
@@ -238,27 +237,27 @@ class InputEncoder(tf.keras.layers.Layer):
         # neither the gather nor its sparse gradient pays for it.
         filled = tf.where(ages >= 0)
         embedded = lookup(
-            {
-                part: (f, tf.gather_nd(values[f.name], filled))
-                for part, f in parts.items()
-                if part != "age"
-            }
+            [(f, tf.gather_nd(values[f.name], filled)) for f in item_and_category_of(parts)]
         )
         shape = tf.concat([tf.shape(ages, tf.int64), [2 * self.dim]], axis=0)
-        padded = tf.scatter_nd(filled, item_and_category(embedded), shape)
+        padded = tf.scatter_nd(filled, self.item_and_category(embedded), shape)
         return tf.ensure_shape(padded, [None, ages.shape[1], 2 * self.dim])
 
-    def _lookup(self, wanted: dict[str, tuple[Feature, tf.Tensor]]) -> dict[str, tf.Tensor]:
-        """Looks up several features of one shape with one gather."""
-        if not wanted:
-            return {}
-        rows = {name: self.ids.of(f, values) for name, (f, values) in wanted.items()}
-        every = tf.stack([row for each in rows.values() for row in each])
-        embedded = iter(tf.unstack(self.gather(every)))
-        return {
-            name: functools.reduce(tf.add, [next(embedded) for _ in each])
-            for name, each in rows.items()
-        }
+    def item_and_category(self, embedded: tf.Tensor) -> tf.Tensor:
+        """Returns embeddings of items and maybe categories, with zeros for missing categories."""
+        if embedded.shape[-1] == 2 * self.dim:
+            return embedded
+        return tf.concat([embedded, tf.zeros_like(embedded)], axis=-1)
+
+    def _lookup(self, wanted: Sequence[tuple[Feature, tf.Tensor]]) -> tf.Tensor:
+        """Looks up several features of one shape with one gather, whose rows stay in place."""
+        rows = [self.ids.of(f, values) for f, values in wanted]
+        embedded = self.gather(tf.stack([row for each in rows for row in each], axis=-1))
+        if any(len(each) > 1 for each in rows):
+            of_each = tf.split(embedded, [len(each) for each in rows], axis=-2)
+            embedded = tf.stack([tf.reduce_sum(part, axis=-2) for part in of_each], axis=-2)
+        shape = [*tf.unstack(tf.shape(embedded)[:-2]), len(wanted) * self.dim]
+        return tf.reshape(embedded, shape)
 
     def gather(self, rows: tf.Tensor) -> tf.Tensor:
         """Returns the table's rows, [..., dim]."""
@@ -269,10 +268,9 @@ class InputEncoder(tf.keras.layers.Layer):
         return numbers if feature.shape == "vector" else numbers[:, tf.newaxis]
 
 
-def item_and_category(embedded: Tensors) -> tf.Tensor:
-    """Returns embeddings of items beside those of their categories; zeros without any."""
-    category = embedded.get("category", tf.zeros_like(embedded["item"]))
-    return tf.concat([embedded["item"], category], axis=-1)
+def item_and_category_of(parts: Mapping[str, Feature]) -> list[Feature]:
+    """Returns the columns of a sequence that are looked up, of its `parts` by table."""
+    return [parts[table] for table in ("item", "category") if table in parts]
 
 
 def number_columns(features: Sequence[Feature]) -> dict[str, slice]:

@@ -200,5 +200,5 @@ class LinearTower(tf.keras.layers.Layer):
 
 
 def match_rows(user: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
-    """Repeats [1, d] to [rows, d]; [rows, d] stays as it is."""
-    return tf.broadcast_to(user, [rows, user.shape[-1]])
+    """Repeats [1, d] to [rows, d]; [rows, d], also of rows that are not known yet, stays."""
+    return tf.broadcast_to(user, [rows, user.shape[-1]]) if user.shape[0] == 1 else user

@@ -88,8 +88,12 @@ class TargetAttention(SequenceEncoder):
         """See the class."""
         # K k + P (q * k) = (K + P diag(q)) k: one matmul, and no q * k for every position.
         kernel = self.key.kernel + query[:, :, tf.newaxis] * self.product.kernel
-        history = tf.matmul(keys, kernel) + self.age(ages)
-        hidden = tf.nn.relu(self.query(query)[:, tf.newaxis, :] + history)
+        if not self.age.built:
+            self.age.build(ages.shape)
+        # The bias is added where it meets one row an example, not each position of the history.
+        once = tf.nn.bias_add(self.query(query), self.age.bias)
+        history = tf.matmul(keys, kernel) + tf.tensordot(ages, self.age.kernel, 1)
+        hidden = tf.nn.relu(once[:, tf.newaxis, :] + history)
         weights = self.weights_of(tf.squeeze(self.score(hidden), axis=-1), mask)
         return tf.squeeze(tf.matmul(weights[:, tf.newaxis, :], keys), axis=1)
 
@@ -142,5 +146,6 @@ def masked_softmax(scores: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
 
 def masked_mean(keys: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
     """Mean of [U, L, d] over the positions where `mask` [U, L] holds; zeros for none."""
-    kept = tf.cast(mask, keys.dtype)[:, :, tf.newaxis]
-    return tf.math.divide_no_nan(tf.reduce_sum(kept * keys, axis=1), tf.reduce_sum(kept, axis=1))
+    kept = tf.cast(mask, keys.dtype)[:, tf.newaxis, :]
+    total = tf.squeeze(tf.matmul(kept, keys), axis=1)
+    return tf.math.divide_no_nan(total, tf.reduce_sum(kept, axis=2))

@@ -22,7 +22,7 @@ import tensorflow_recommenders as tfrs
 from cmdcm.features.spec import Feature, FeatureSpec
 from cmdcm.model.base import RankingModel
 from cmdcm.model.heads import FOLD
-from cmdcm.model.inputs import InputEncoder, Lookup, Tensors, item_and_category
+from cmdcm.model.inputs import InputEncoder, Lookup, Tensors, item_and_category_of
 from cmdcm.model.rows import IdRows, hash_ids
 from cmdcm.model.transfer import LISTS, TABLE, variables
 
@@ -131,13 +131,13 @@ class DeviceEncoder(InputEncoder):
         values = {**user, **candidates}
         rows = {f.name: values[f.name] for f in self.spec.inputs if f.table}
         embedded = self.device_tables(rows)
-        return lambda wanted: {key: embedded[f.name] for key, (f, _) in wanted.items()}
+        return lambda wanted: tf.concat([embedded[f.name] for f, _ in wanted], axis=-1)
 
     def keys(self, parts: Mapping[str, Feature], values: Tensors, lookup: Lookup) -> tf.Tensor:
         """Returns the keys of a sequence, all positions of which are looked up."""
-        embedded = lookup({p: (f, values[f.name]) for p, f in parts.items() if p != "age"})
+        embedded = lookup([(f, values[f.name]) for f in item_and_category_of(parts)])
         true = tf.cast(values[parts["age"].name] >= 0, tf.float32)
-        return item_and_category(embedded) * true[:, :, tf.newaxis]
+        return self.item_and_category(embedded) * true[:, :, tf.newaxis]
 
     @property
     def table_variables(self) -> Sequence[tf.Variable]:
