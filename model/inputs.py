@@ -10,6 +10,7 @@ from typing import ClassVar
 import tensorflow as tf
 
 from cmdcm.features.spec import Feature, FeatureSpec
+from cmdcm.model.row_normal import RowNormal
 from cmdcm.model.rows import IdRows
 from cmdcm.model.standardize import Standardize
 
@@ -153,8 +154,8 @@ class InputEncoder(tf.keras.layers.Layer):
     def build(self, input_shape: object) -> None:
         """Creates the fused table, with the lists of known ids."""
         self.ids.build(None)
-        start = tf.keras.initializers.RandomNormal(0, 0.01)
-        self.table = self.add_weight("table", [self.ids.rows, self.dim], initializer=start)
+        shape = [self.ids.rows, self.dim]
+        self.table = self.add_weight("table", shape, initializer=RowNormal(0.01))
         super().build(input_shape)
 
     @property
