@@ -1,4 +1,4 @@
-"""The result as Prometheus metrics, for the textfile collector of the node exporter."""
+"""The result as Prometheus metrics: as a registry, and as text for the node exporter."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -35,8 +35,8 @@ METRICS: dict[str, tuple[str, tuple[str, ...]]] = {
 among the values of `by`: they would be series without an end."""
 
 
-def metrics_page(result: Mapping[str, Any]) -> bytes:
-    """Returns the metrics in Prometheus' text format."""
+def metrics_of(result: Mapping[str, Any]) -> CollectorRegistry:
+    """Returns the metrics."""
     registry = CollectorRegistry()
     gauges = {
         name: Gauge(name, text, ("model", *labels), registry=registry)
@@ -86,7 +86,12 @@ def metrics_page(result: Mapping[str, Any]) -> bytes:
         counts[finding["alert"]] = counts.get(finding["alert"], 0) + 1
     for alert, count in counts.items():
         put("findings", count, alert)
-    return generate_latest(registry)
+    return registry
+
+
+def metrics_page(result: Mapping[str, Any]) -> bytes:
+    """Returns the metrics in Prometheus' text format."""
+    return generate_latest(metrics_of(result))
 
 
 def write_textfile(path: Path, result: Mapping[str, Any]) -> None:

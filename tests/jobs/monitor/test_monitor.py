@@ -2,7 +2,13 @@
 
 import datetime
 import json
+import os
 import shutil
+import signal
+import socket
+import threading
+import time
+import urllib.request
 from typing import Any
 
 import numpy as np
@@ -125,6 +131,71 @@ def test_metrics_are_written_for_the_node_exporter(status, result):
     share = 'cmdcm_monitor_traffic_share{label="none",model="tiny",version="5"}'
     assert float(values[share]) == pytest.approx(result["versions"][1]["share"])
     assert not any('by="hour"' in name for name in values)
+
+
+def scraped(port: int, name: str) -> float:
+    """A metric as Prometheus gets it; nan while it cannot be had."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+            lines = answer.read().decode().splitlines()
+    except OSError:
+        return float("nan")
+    return next((float(x.split()[-1]) for x in lines if x.startswith(f"{name}{{")), float("nan"))
+
+
+def test_with_a_port_it_stays_and_looks_again_until_sigterm(small_world, data, tmp_path, caplog):
+    logs = list(logged(data, "test", rates))
+    write(tmp_path / "1.tfrecord", iter(logs[:2]))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    seen: list[float] = []
+
+    def until(condition) -> None:
+        end = time.monotonic() + 60
+        while not condition() and time.monotonic() < end:
+            time.sleep(0.02)
+
+    def scrapes() -> None:
+        try:
+            rows, looked = "cmdcm_monitor_rows", "cmdcm_monitor_last_run_timestamp_seconds"
+            until(lambda: scraped(port, rows) > 0)
+            seen.append(scraped(port, rows))
+            first = scraped(port, looked)
+            (tmp_path / "2.tfrecord").write_bytes(b"no record")
+            until(lambda: "2.tfrecord" in caplog.text)
+            seen.append(scraped(port, rows))  # a look that fails leaves the figures of the last
+            write(tmp_path / "new", iter(logs[2:3])).replace(tmp_path / "2.tfrecord")
+            until(lambda: scraped(port, rows) != seen[0])
+            seen.extend((scraped(port, rows), scraped(port, looked) - first))
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = threading.Thread(target=scrapes)
+    thread.start()
+    code = run(
+        small_world, tmp_path / "out", "--requests", tmp_path / "*.tfrecord", "--port", port,
+        "--every", 0.005,
+    )  # fmt: skip
+    thread.join()
+    assert code == 0
+    per_call = seen[0] / 2
+    assert seen[:3] == [2 * per_call, 2 * per_call, 3 * per_call] and seen[3] > 0
+    assert np.isnan(scraped(port, "cmdcm_monitor_rows"))  # nobody listens any more
+
+
+def test_a_port_that_is_taken_or_a_replay_is_told(small_world, data, tmp_path, capsys):
+    requests = write(tmp_path / "requests", logged(data, "test", rates))
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        words = ("--requests", requests, "--port", port)
+        assert run(small_world, tmp_path / "out", *words) == 7
+        assert run(small_world, tmp_path / "out", *words, "--now", NOW) == 2
+    told = capsys.readouterr().err
+    assert f"cannot listen on 127.0.0.1:{port}" in told and "leave --now out" in told
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_page_shows_findings_first_and_loads_nothing(status, result):
