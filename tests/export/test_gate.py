@@ -229,3 +229,9 @@ def test_latency_is_judged_by_the_median_with_an_interval_of_ranks():
     assert (found.lower, found.upper) == (10.0, 500.0)  # the 9th and the 22nd of 30
     slow = latency_verdict(np.full(30, 0.3), 100, CONFIG.gate)
     assert slow.outcome == "fail" and "latency_ms" in slow.reason
+
+
+def test_setting_one_bound_of_slices_leaves_the_others_at_their_defaults():
+    slices = load_config(overrides=["gate.slices.min_pcoc=0.5"]).gate.slices
+    assert (slices.min_pcoc, slices.max_pcoc) == (0.5, 1.25)
+    assert slices.max_normalised_entropy == 0 and slices.max_auc_drop == 0.05
