@@ -19,7 +19,8 @@ def notes(confidence: float, lead_days: int) -> list[str]:
     return [
         f"Each job saw what was known {lead_days} days before the window opened, no event later.",
         "retrained: what served after the job (the model before, where the gate refused); "
-        "yesterday: what served before it; never: the first model ever accepted; others: baselines "
+        "yesterday: what served before it; never: the first model ever accepted; ordinary: the "
+        "same network trained on ordinary days alone, at the same instant; others: baselines "
         "trained at the same instant on the same examples.",
         f"Brackets: {100 * confidence:g} % intervals of the bootstrap over users. Differences are "
         "retrained less the model, paired; a gain is a negative one of log loss, a positive one of "

@@ -1,11 +1,12 @@
 """Replays past promotions: at each as-of date the very job runs, with what was knowable then.
 
 The model that the job accepts serves from then on; what it refuses does not, and the model before
-stays. Each promotion is scored, after the fact, on its own clicks, with four kinds of model:
+stays. Each promotion is scored, after the fact, on its own clicks, with these kinds of model:
 
     retrained   what served after the job: the new model, or the one before where the gate refused
     yesterday   what served before the job
     never       the first model that was ever accepted
+    ordinary    the same network trained on ordinary days alone, as of the same instant
     NAME        a baseline, trained on the same examples as of the same instant
 """
 
@@ -28,6 +29,7 @@ from cmdcm.features.pipeline import build_dataset
 from cmdcm.features.plan import EXAMPLES
 from cmdcm.features.spec import FeatureSpec
 from cmdcm.features.split import files_of
+from cmdcm.jobs.backtest.ordinary import ordinary_days
 from cmdcm.jobs.retrain.job import Decision, Request, retrain
 from cmdcm.jobs.retrain.plan import STEPS, extra
 from cmdcm.jobs.retrain.served import adopt
@@ -37,7 +39,7 @@ from cmdcm.jobs.retrain.window import Window
 from cmdcm.model.scoring import predict
 from cmdcm.model.trained import MODEL, load_model
 
-RETRAINED, YESTERDAY, NEVER = "retrained", "yesterday", "never"
+RETRAINED, YESTERDAY, NEVER, ORDINARY = "retrained", "yesterday", "never", "ordinary"
 MIN_KNOWN = 3
 """Promotions with known labels that a job needs: to train, validate and test."""
 
@@ -65,6 +67,8 @@ def replay(
     promotions: Sequence[str] = (),
     baselines: Sequence[str] = (),
     lead_days: int = 7,
+    *,
+    ordinary: bool = False,
 ) -> list[Replayed]:
     """Runs the job before each promotion, one after the other; what is done is found again.
 
@@ -74,6 +78,7 @@ def replay(
         promotions: Names; empty for all that the log covers with enough known ones before.
         baselines: Names of models to train at each as-of instant.
         lead_days: Days from the as-of instant to the opening of the window.
+        ordinary: Also train the model on ordinary days alone.
 
     Raises:
         DataError: There is no such promotion in the log.
@@ -100,8 +105,11 @@ def replay(
         if decision.outcome == "stopped" and decision.record["steps"]["gate"]:
             adopt(work, _accepted(decision))
         window = Window.of(config, promotion.name, as_of)
+        done = _done(decision, needed=bool(baselines or ordinary))
         for name in baselines:
-            models[name] = _baseline(config, window, decision, name)
+            models[name] = _baseline(config, window, done, name)
+        if ordinary:
+            models[ORDINARY] = _ordinary(config, window, done)
         replayed.append(Replayed(promotion.name, as_of, decision, models))
     return replayed
 
@@ -213,20 +221,41 @@ def _models(
         yield NEVER, Path(_accepted(first)["model"])
 
 
-def _baseline(config: Config, window: Window, decision: Decision, name: str) -> Path:
-    """Trains a baseline on the examples that the job made; its step is found again like others."""
-    model = config.model.model_copy(update={"name": name})
-    training = config.training.model_copy(update={"warm_start": ""})
-    config = window.settings(config).model_copy(update={"model": model, "training": training})
+def _done(decision: Decision, *, needed: bool) -> dict[str, Done]:
+    """The job's steps, from whose examples other models are trained.
+
+    Raises:
+        DataError: They are needed, and the job failed before it had examples.
+    """
     steps = decision.record["steps"]
-    if "validate" not in steps:
-        raise DataError(f"{decision.reason}: no examples to train {name} on")
-    done = {
+    if needed and "features" not in steps:
+        raise DataError(f"{decision.reason}: no examples to train other models on")
+    return {
         step: Done(Path(d["path"]), d["summary"], d["seconds"], d["peak_mib"])
         for step, d in steps.items()
     }
-    context = Context(config, window, done)
-    train = next(step for step in STEPS if step.name == "train")
-    key = step_key(train, context, extra(train, context))
-    made = find(train, key, context.work) or run_step(train, context, key)
-    return made.path / RUN / MODEL
+
+
+def _baseline(config: Config, window: Window, done: Mapping[str, Done], name: str) -> Path:
+    """Trains a baseline on the examples that the job made."""
+    model = config.model.model_copy(update={"name": name})
+    context = Context(config.model_copy(update={"model": model}), window, dict(done))
+    return _run("train", context).path / RUN / MODEL
+
+
+def _ordinary(config: Config, window: Window, done: Mapping[str, Done]) -> Path:
+    """Trains the model on ordinary days of the same snapshot."""
+    calendar = ordinary_days(window.calendar, window.as_of_ms, window.promotion.kind)
+    context = Context(config.model_copy(update={"calendar": calendar}), window, dict(done))
+    context.done["features"] = _run("features", context)
+    return _run("train", context).path / RUN / MODEL
+
+
+def _run(name: str, context: Context) -> Done:
+    """Runs a step of the job, started from no model; what was done is found again."""
+    training = context.config.training.model_copy(update={"warm_start": ""})
+    config = context.config.model_copy(update={"training": training})
+    context.config = context.window.settings(config)
+    step = next(step for step in STEPS if step.name == name)
+    key = step_key(step, context, extra(step, context))
+    return find(step, key, context.work) or run_step(step, context, key)

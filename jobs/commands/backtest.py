@@ -38,6 +38,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="model to train at each as-of instant for comparison; may be repeated",
     )
     parser.add_argument(
+        "--ordinary",
+        action="store_true",
+        help="for comparison, train the model on ordinary days alone, too, at each as-of instant",
+    )
+    parser.add_argument(
         "--lead-days",
         type=int,
         default=7,
@@ -52,7 +57,9 @@ def run(args: argparse.Namespace, config: Config) -> int:
     if config.model.name in args.baseline:
         raise ConfigError(f"{config.model.name} is the model itself, no baseline")
     output = args.output.resolve()
-    replayed = replay(config, output, args.promotion, args.baseline, args.lead_days)
+    replayed = replay(
+        config, output, args.promotion, args.baseline, args.lead_days, ordinary=args.ordinary
+    )
     examples = outcomes(config, output)
     frames = {r.promotion: dict(scored(r, examples)) for r in replayed if r.models}
     frame = figures(frames, config.evaluation, config.seed)

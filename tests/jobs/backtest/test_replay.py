@@ -21,7 +21,7 @@ PROMOTIONS = ["double11-2024", "double12-2024"]
 def output(small_world, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("backtest") / "out"
     line = ["cmdcm", "backtest", "--output", str(folder), "--baseline", "vanilla"]
-    line += ["--lead-days", "2"]
+    line += ["--ordinary", "--lead-days", "2"]
     for promotion in PROMOTIONS:
         line += ["--promotion", promotion]
     for setting in (*SETTINGS, f"retrain.events={small_world.events}"):
@@ -36,8 +36,8 @@ def test_it_reports_each_promotion_day_and_model(output):
     frame = pl.read_parquet(report / "results.parquet")
     kinds = {p: set(frame.filter(promotion=p)["model"]) for p in PROMOTIONS}
     assert kinds == {
-        "double11-2024": {"retrained", "vanilla"},
-        "double12-2024": {"retrained", "yesterday", "never", "vanilla"},
+        "double11-2024": {"retrained", "vanilla", "ordinary"},
+        "double12-2024": {"retrained", "yesterday", "never", "vanilla", "ordinary"},
     }
     days = frame.filter(promotion="double12-2024")["day"].unique().to_list()
     assert len(days) > 3 and "all" in days
