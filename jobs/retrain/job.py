@@ -237,7 +237,7 @@ class _Job:
         except RetrainError as error:
             return self._decide("late", str(error), error.exit_code)
         except CmdcmError as error:
-            reason = f"step {self.step} failed: {error}. The serving model stays"
+            reason = f"step {self.step} failed: {str(error).rstrip('.')}. The serving model stays"
             return self._decide("failed", reason, error.exit_code)
 
     def _late(self) -> RetrainError | None:
@@ -275,10 +275,9 @@ class _Job:
         version = context.done["promote"].summary["version"]
         if not self.config.retrain.targets:
             return "published", f"version {version} is published and registered"
-        return (
-            "promoted",
-            f"version {version} is stable on {len(self.config.retrain.targets)} servers",
-        )
+        count = len(self.config.retrain.targets)
+        servers = "1 server" if count == 1 else f"{count} servers"
+        return "promoted", f"version {version} is stable on {servers}"
 
     def _do(self, step: Step) -> None:
         key = step_key(step, self.context, extra(step, self.context))

@@ -20,7 +20,7 @@ class Fault:
         name: Its name.
         job: The job that meets it: `lead` or `night`.
         injected: What is done to the log, the disk, the process or the server.
-        outcome: What the job has to decide; `a or b` for either.
+        outcome: What the job has to decide.
         cause: What its reason has to name; `{day}`, `{month}` and `{target}` stand for the day and
             month of the fault's events and the server's address.
         handbook: What the handbook says of it, and where.
@@ -88,10 +88,10 @@ _FAULTS = (
         "late_data",
         LEAD,
         "half of the purchases of the promotion day {day} have not arrived",
-        "promoted or refused",
-        "",
-        "retraining.md, during the window: late events make a new candidate; gate.md: calibration "
-        "that is off by the missing labels refuses",
+        "refused",
+        "pcoc delayed",
+        "gate.md: calibration that is off by the missing labels refuses; retraining.md, during the "
+        "window: late events make a new candidate",
         "they arrive a day later",
         days_later=1,
     ),

@@ -52,7 +52,7 @@ def _promotions(attempts: Sequence[Attempt]) -> Table:
             (
                 promotion,
                 str(len(of)),
-                ", ".join(a.fault for a in of if a.fault) or "none",
+                ", ".join(a.fault.replace("_", " ") for a in of if a.fault) or "none",
                 fresh[0].as_of if fresh else "never",
                 ", ".join(str(a.version) for a in fresh),
                 str(of[-1].after),

@@ -24,7 +24,7 @@ class Attempt:
         before: Version that was stable before; None for none.
         after: Version that is stable after.
         version: The version that it published; None for none.
-        expected: Outcome that the handbook tells; `a or b` for either.
+        expected: Outcome that the handbook tells.
         cause: What the reason has to name.
         handbook: Where the handbook tells it.
         page: The decision's page below the output; empty for none.
@@ -48,7 +48,7 @@ class Attempt:
     def faults(self) -> list[str]:
         """Returns in what the job did not do what the handbook says; none is good."""
         found = []
-        if self.outcome not in self.expected.split(" or "):
+        if self.outcome != self.expected:
             found.append(f"{self.outcome} in place of {self.expected}")
         if self.cause and self.cause not in self.reason:
             found.append(f"the reason does not name {self.cause!r}")
