@@ -11,7 +11,7 @@ SHELL := bash
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
 
-.PHONY: help venv lint types test demo demo-year bazel-test build-files model-map clean FORCE
+.PHONY: help venv lint types test demo demo-year bazel-test build-files model-map check-airflow clean FORCE
 
 help: ## this list
 	@echo "cmdcm: make TARGET [PYTHON=python3.11] [VENV=.venv]"

@@ -12,7 +12,7 @@ REQUIREMENT = "apache-airflow>=3.0,<4"
 CHECK = """
 from airflow.dag_processing.dagbag import DagBag
 
-bag = DagBag({folder!r}, include_examples=False)
+bag = DagBag({folder!r})
 assert not bag.import_errors, bag.import_errors
 dag = bag.dags["cmdcm_retrain"]
 assert dag.task_ids == ["retrain"], dag.task_ids
