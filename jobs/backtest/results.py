@@ -123,8 +123,15 @@ def decisions(replayed: Sequence[Any]) -> list[dict[str, Any]]:
             "promotion": r.promotion,
             "as_of": r.as_of,
             "outcome": "accepted" if r.decision.outcome == "stopped" else r.decision.outcome,
-            "reason": r.decision.reason,
+            "reason": _why(r.decision),
             "models": sorted(r.models),
         }
         for r in replayed
     ]
+
+
+def _why(decision: Any) -> str:
+    if decision.outcome != "stopped":
+        return str(decision.reason)
+    checks = decision.record["steps"]["gate"]["summary"]["checks"]
+    return f"{checks['pass']} checks kept, {checks['warn']} warnings"

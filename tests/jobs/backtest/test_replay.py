@@ -1,5 +1,6 @@
 """The back-test on the small world: the real job at each as-of instant, and nothing dated later."""
 
+import re
 from datetime import datetime
 from pathlib import Path
 
@@ -45,6 +46,7 @@ def test_it_reports_each_promotion_day_and_model(output):
     assert [(d["promotion"], d["outcome"]) for d in decided] == [
         (p, "accepted") for p in PROMOTIONS
     ]
+    assert all(re.fullmatch(r"\d+ checks kept, \d+ warnings", d["reason"]) for d in decided)
     assert (report / "backtest.html").exists() and "by promotion" in (
         report / "backtest.md"
     ).read_text(encoding="utf-8")

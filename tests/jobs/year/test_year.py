@@ -10,7 +10,9 @@ from cmdcm.tests.jobs.retrain.test_end_to_end import SETTINGS
 
 pytestmark = pytest.mark.slow
 FAULTS = ("inflated_carts", "schema_change", "broken_export", "server_down")
+OPEN = "min_pcoc=0, max_pcoc=0, max_normalised_entropy=0, min_auc=0"
 MORE = (
+    f"gate.by_head.delayed={{{OPEN}, max_log_loss_rise=0, max_auc_drop=0}}",
     "simulate.first_year=2023",
     "simulate.years=2",
     "retrain.max_daily_ratio=4",
