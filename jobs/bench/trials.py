@@ -9,31 +9,23 @@
 
 A key is a hash of the settings that are not the defaults, so that benches with an output in common
 share their trials; a folder that was made with another default is made anew. Code is no part of it:
-after a change of a model's code choose another output. Each world and trial is made by a process of
-its own, several at a time, each with its share of the cores.
+after a change of a model's code choose another output. Worlds and trials are made on several
+processes (`processes.py`).
 """
 
 import hashlib
 import json
-import multiprocessing
-import os
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Sequence
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import polars as pl
-import tensorflow as tf
-from absl import logging
 
 from cmdcm.core.config import Config
-from cmdcm.core.errors import CmdcmError
 from cmdcm.core.files import MANIFEST, read_json, sha256, write_json
-from cmdcm.core.progress import progress_bar
 from cmdcm.datasets.log import open_event_log
 from cmdcm.datasets.simulator import EVENTS, TRUTH, simulate
 from cmdcm.features.dataset import ExampleSet
@@ -41,6 +33,7 @@ from cmdcm.features.pipeline import build_dataset
 from cmdcm.jobs.bench.ceiling import soft_examples
 from cmdcm.jobs.bench.cost import TrainingSpeed, flops_per_candidate, parameters_read, scoring_ms
 from cmdcm.jobs.bench.plan import Plan
+from cmdcm.jobs.bench.processes import run_all
 from cmdcm.model.scoring import predict
 from cmdcm.model.trained import MODEL, load_history
 from cmdcm.model.training import remove_run, train
@@ -145,8 +138,9 @@ def trials_of(plan: Plan, output: Path) -> list[Trial]:
             for model in plan.models_in(name):
                 made = plan.config(name, seed, model)
                 place_of = output.resolve() / "trials" / folder.name
-                place = place_of / f"{model}-{trial_key(made)}"
-                trials.append(Trial(world, model, made, place, plan.models[model].truth))
+                truth = plan.models[model].truth
+                place = place_of / f"{model}-{trial_key(made, truth)}"
+                trials.append(Trial(world, model, made, place, truth))
     return trials
 
 
@@ -167,7 +161,7 @@ def run_trials(trials: Sequence[Trial], workers: int = 0, *, progress: bool = Tr
     missing = [trial for trial in trials if not trial.done]
     prepare_worlds(missing, workers, progress=progress)
     runs = {f"{t.world.name} seed {t.world.seed} {t.model}": t for t in missing}
-    _all("trials", run_trial, runs, workers, progress)
+    run_all("trials", run_trial, runs, workers, progress)
     return list(trials)
 
 
@@ -175,7 +169,7 @@ def prepare_worlds(trials: Sequence[Trial], workers: int = 0, *, progress: bool 
     """Makes the worlds of trials that are not made yet; arguments and errors of `run_trials`."""
     worlds = {trial.world.folder: trial.world for trial in trials}
     named = {f"{w.name} seed {w.seed}": w for w in worlds.values() if not w.done}
-    _all("worlds", prepare, named, workers, progress)
+    run_all("worlds", prepare, named, workers, progress)
 
 
 def prepare(world: World) -> None:
@@ -218,58 +212,6 @@ def run_trial(trial: Trial) -> None:
     remove_run(run)
 
 
-def _all(
-    what: str,
-    task: Callable[[Any], None],
-    items: Mapping[str, Any],
-    workers: int,
-    progress: bool,
-) -> None:
-    """Runs a task on each item, waits for all and raises for those that failed."""
-    cores, faults = len(os.sched_getaffinity(0)), []
-    workers = min(workers or cores, max(len(items), 1))
-    threads = max(1, cores // workers)
-    with progress_bar() as bar, ThreadPoolExecutor(workers) as pool:
-        shown = bar.add_task(what, total=len(items), visible=progress and bool(items))
-        futures = {
-            pool.submit(_in_process, task, item, threads): name for name, item in items.items()
-        }
-        for future in as_completed(futures):
-            if fault := future.result():
-                faults.append(f"{futures[future]}: {fault}")
-            bar.advance(shown)
-    if faults:
-        raise CmdcmError(f"{len(faults)} of {len(items)} {what} failed: {'; '.join(faults[:5])}")
-
-
-def _in_process(task: Callable[[Any], None], item: Any, threads: int) -> str | None:
-    """Runs a task in a process of its own, so that no trial inherits memory; returns its fault."""
-    context = multiprocessing.get_context("spawn")
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_work, args=(sender, task, item, threads), daemon=True)
-    process.start()
-    sender.close()
-    try:
-        fault: str | None = receiver.recv()
-    except EOFError:  # it was killed, or failed by a defect and has printed its traceback
-        process.join()
-        return f"its process ended with code {process.exitcode}"
-    process.join()
-    return fault
-
-
-def _work(sender: Connection, task: Callable[[Any], None], item: Any, threads: int) -> None:
-    tf.config.threading.set_intra_op_parallelism_threads(threads)
-    tf.config.threading.set_inter_op_parallelism_threads(threads)
-    logging.set_verbosity(logging.WARNING)
-    try:
-        task(item)
-    except CmdcmError as error:
-        sender.send(str(error))
-    else:
-        sender.send(None)
-
-
 def _made(path: Path, config: Config, sections: Sequence[str]) -> bool:
     """Whether the configuration beside an artefact is this one, in some sections."""
     if not path.exists():
@@ -278,9 +220,9 @@ def _made(path: Path, config: Config, sections: Sequence[str]) -> bool:
     return all(getattr(made, name) == getattr(config, name) for name in sections)
 
 
-def trial_key(config: Config) -> str:
-    """Returns the key of a trial's configuration."""
-    return _key(config, _TRIAL, "")
+def trial_key(config: Config, truth: bool) -> str:
+    """Returns the key of a trial: its configuration, and whether it is taught the truth."""
+    return _key(config, _TRIAL, "truth" if truth else "")
 
 
 def _key(config: Config, sections: Sequence[str], extra: str) -> str:

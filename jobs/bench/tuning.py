@@ -124,7 +124,7 @@ def _place(trial: Trial) -> tuple[str, int, str]:
 def _with(trial: Trial, config: Config) -> Trial:
     """Returns a trial with the settings of another configuration."""
     own = trial.config.model_copy(update={"model": config.model, "training": config.training})
-    folder = trial.folder.with_name(f"{trial.model}-{trial_key(own)}")
+    folder = trial.folder.with_name(f"{trial.model}-{trial_key(own, trial.truth)}")
     return replace(trial, config=own, folder=folder)
 
 

@@ -70,6 +70,17 @@ def test_trials_are_worlds_by_seeds_by_models(plan_file, tmp_path):
     assert last.simulate.confounding == 1
 
 
+def test_what_is_taught_the_truth_is_another_trial(plan_file, tmp_path):
+    taught = "[models.c]\nset = ['model.name=single_task']\n"
+    folders = []
+    for more in ("", "truth = true\n"):
+        plan_file.write_text(PLAN + taught + more)
+        trials = trials_of(load_plan(str(plan_file)), tmp_path)
+        folders.append({trial.folder for trial in trials if trial.model == "c"})
+    assert len(folders[0]) == len(folders[1]) == 4
+    assert not folders[0] & folders[1]
+
+
 def test_a_log_is_the_same_for_all_seeds(plan_file, tmp_path):
     (tmp_path / "log").mkdir()
     (tmp_path / "log" / "manifest.json").write_text("{}")

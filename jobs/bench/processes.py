@@ -1,0 +1,111 @@
+"""Items on several processes; one that fails, or a process that dies, ends no other.
+
+A process takes item after item: models share most of their code, and a fresh process would import
+TensorFlow and translate that code into graphs anew, half the time of a small trial. It ends after
+`ITEMS` of them, so that memory does not add up, and when the one that started it is gone.
+"""
+
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from multiprocessing.connection import Connection
+from typing import Any
+
+import tensorflow as tf
+from absl import logging
+
+from cmdcm.core.errors import CmdcmError
+from cmdcm.core.progress import progress_bar
+
+ITEMS = 20
+"""Items that a process works on before another takes its place."""
+
+Task = Callable[[Any], None]
+
+
+def run_all(what: str, task: Task, items: Mapping[str, Any], workers: int, progress: bool) -> None:
+    """Runs a task on each item and waits for all.
+
+    Args:
+        what: What the items are, for messages.
+        task: Called in another process; both it and the items are pickled.
+        items: By name.
+        workers: Processes at a time, 0 for one a core; each uses its share of the cores.
+        progress: Show a progress bar on stderr.
+
+    Raises:
+        CmdcmError: The task failed on some; names the first five with their faults.
+    """
+    cores, faults = len(os.sched_getaffinity(0)), []
+    workers = min(workers or cores, max(len(items), 1))
+    threads, own = max(1, cores // workers), threading.local()
+
+    def attempt(item: Any) -> str | None:
+        if getattr(own, "process", None) is None:
+            own.process = _Process(threads)
+        fault: str | None = own.process.run(task, item)
+        if own.process.spent:
+            own.process = None
+        return fault
+
+    with progress_bar() as bar, ThreadPoolExecutor(workers) as pool:
+        shown = bar.add_task(what, total=len(items), visible=progress and bool(items))
+        futures = {pool.submit(attempt, item): name for name, item in items.items()}
+        for future in as_completed(futures):
+            if fault := future.result():
+                faults.append(f"{futures[future]}: {fault}")
+            bar.advance(shown)
+    if faults:
+        raise CmdcmError(f"{len(faults)} of {len(items)} {what} failed: {'; '.join(faults[:5])}")
+
+
+class _Process:
+    """One process.
+
+    Attributes:
+        spent: Whether another one should take its place.
+    """
+
+    def __init__(self, threads: int):
+        context = multiprocessing.get_context("spawn")
+        self._connection, theirs = context.Pipe()
+        self._process = context.Process(target=_work, args=(theirs, threads), daemon=True)
+        self._process.start()
+        theirs.close()
+        self._left = ITEMS
+        self.spent = False
+
+    def run(self, task: Task, item: Any) -> str | None:
+        """Runs a task on an item; returns its fault."""
+        self._left -= 1
+        try:
+            self._connection.send((task, item))
+            fault: str | None = self._connection.recv()
+        except (EOFError, ConnectionError):  # killed, or failed by a defect, traceback printed
+            self._process.join()
+            self.spent = True
+            return f"its process ended with code {self._process.exitcode}"
+        if not self._left:
+            self._connection.close()
+            self._process.join()
+            self.spent = True
+        return fault
+
+
+def _work(connection: Connection, threads: int) -> None:
+    tf.config.threading.set_intra_op_parallelism_threads(threads)
+    tf.config.threading.set_inter_op_parallelism_threads(threads)
+    logging.set_verbosity(logging.WARNING)
+    while True:
+        try:
+            task, item = connection.recv()
+        except EOFError:  # no more items, or the other process is gone
+            return
+        fault = None
+        try:
+            task(item)
+        except CmdcmError as error:
+            fault = str(error)
+        connection.send(fault)

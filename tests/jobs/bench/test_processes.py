@@ -1,0 +1,36 @@
+"""Processes of a bench: each item once, whatever happens to another, a few to each process."""
+
+import os
+from collections import Counter
+
+import pytest
+
+from cmdcm.core.errors import CmdcmError
+from cmdcm.jobs.bench import processes
+from cmdcm.jobs.bench.processes import run_all
+from cmdcm.tests.jobs.bench.noted import note
+
+pytestmark = pytest.mark.slow
+
+
+def test_a_process_takes_some_items_and_the_next_one_the_rest(tmp_path, monkeypatch):
+    monkeypatch.setattr(processes, "ITEMS", 2)
+    items = {str(n): (tmp_path / str(n), "") for n in range(5)}
+    run_all("items", note, items, workers=1, progress=False)
+    held = Counter((tmp_path / name).read_text() for name in items)
+    assert sorted(held.values()) == [1, 2, 2]
+    assert str(os.getpid()) not in held
+
+
+def test_failed_and_killed_items_are_named_and_the_others_done(tmp_path):
+    ways = ("", "fail", "", "die", "")
+    items = {f"{n} {way}": (tmp_path / str(n), way) for n, way in enumerate(ways)}
+    with pytest.raises(CmdcmError, match="2 of 5 items failed") as caught:
+        run_all("items", note, items, workers=1, progress=False)
+    assert "1 fail: no rows" in str(caught.value)
+    assert "3 die: its process ended with code 3" in str(caught.value)
+    assert len(list(tmp_path.iterdir())) == 5
+
+
+def test_nothing_to_do():
+    run_all("items", note, {}, workers=0, progress=False)
