@@ -168,6 +168,7 @@ def _claim(output: Path, data: ExampleSet, config: Config) -> None:
         "seed": config.seed,
         **{name: getattr(config, name).model_dump(mode="json") for name in ("model", "training")},
         "step_hours": config.stream.step_hours,
+        "learning_rate_share": config.stream.learning_rate_share,
         **files,
     }
     identity["model"].pop("name")

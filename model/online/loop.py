@@ -17,7 +17,7 @@ import numpy.typing as npt
 import tensorflow as tf
 from absl import logging
 
-from cmdcm.core.config import Config
+from cmdcm.core.config import Config, TrainingConfig
 from cmdcm.core.errors import DataError, TrainingError
 from cmdcm.core.files import staged_file, write_json
 from cmdcm.core.progress import progress_bar
@@ -121,7 +121,7 @@ class Stream:
         )
         for head in model.auxiliary:
             model.towers[head.name].trainable = False
-        self._optimizer = make_optimizer(model, config.training)
+        self._optimizer = make_optimizer(model, _slower(config))
         self._period = tf.Variable(0, dtype=tf.int64)
         self._scores = np.full(len(store), np.nan, np.float32)
         self._weights: list[dict[str, float]] = []
@@ -252,3 +252,14 @@ class Stream:
     def _score_step(self, serialized: tf.Tensor) -> tf.Tensor:
         features = parse_examples(serialized, self._model.spec.inputs)
         return self._model.scores(self._model(features), features)["p_conversion"]
+
+
+def _slower(config: Config) -> TrainingConfig:
+    """Returns the training's settings with the learning rates of a stream."""
+    share, training = config.stream.learning_rate_share, config.training
+    return training.model_copy(
+        update={
+            "learning_rate": share * training.learning_rate,
+            "table_learning_rate": share * training.table_learning_rate,
+        }
+    )

@@ -165,6 +165,25 @@ def test_training_on_the_stream_changes_what_is_scored(finished):
         assert np.nanmax(np.abs(a - b)) > 1e-4
 
 
+def test_a_stream_has_a_share_of_the_learning_rates(data, finished):
+    """A share of next to nothing leaves the pre-trained model as it is."""
+    config, _, output = finished
+    still = config.stream.model_copy(update={"learning_rate_share": 1e-9})
+    other = config.model_copy(update={"stream": still})
+    store = ClickStore(output / "clicks")
+    delays = store.delays_ms("conversion")
+    entered = entries(store.clicks_ms, delays, store.known_ms("conversion"), 6 * HOUR, Policy())
+    periods = Periods.of(store.clicks_ms, 12 * HOUR)
+    trained = output / "pretrained" / "as_observed" / MODEL
+    folder = output.parent / "still"
+    way = Stream(
+        load_model(trained), load_model(trained), store, entered, delays, periods, other, folder
+    )
+    scores = way.run("still", progress=False)
+    before = np.load(output / "streams" / PRETRAINED / "scores.npy")
+    np.testing.assert_allclose(scores, before, rtol=1e-5)
+
+
 def test_a_finished_table_is_not_made_again(data, finished, monkeypatch):
     config, frame, output = finished
     monkeypatch.setattr(Stream, "_fit", None)
