@@ -262,6 +262,7 @@ def _read(
     forward = tf.function(
         lambda features: {k: v for k, v in model.tasks(model(features)).items() if k in names},
         reduce_retracing=True,
+        autograph=False,  # the network has no need of it, and it takes seconds
     )
     read: list[dict[str, npt.NDArray]] = []
     with input_errors():
