@@ -1,12 +1,14 @@
 """The back-test's figures against the metrics themselves, and its tables."""
 
+from types import SimpleNamespace
+
 import polars as pl
 import pytest
 
 from cmdcm.core.config import EvaluationConfig
 from cmdcm.core.errors import DataError
 from cmdcm.jobs.backtest.page import notes, page, tables
-from cmdcm.jobs.backtest.results import EVERY, figures
+from cmdcm.jobs.backtest.results import EVERY, decisions, figures
 from cmdcm.jobs.bench.page import markdown
 from cmdcm.model.metrics import auc, log_loss
 from cmdcm.tests.model.predictions_data import predictions
@@ -118,3 +120,21 @@ def test_the_page_shows_decisions_promotions_and_days(frame):
     html = page("Back-test", made, notes(0.95, 7))
     assert "&lt;pcoc&gt;" in html and "double11-2024" in html
     assert "retrained - model, Log loss" in markdown("Back-test", made, notes(0.95, 7))
+
+
+def test_decisions_count_checks_or_say_why_not():
+    gate = {"summary": {"checks": {"pass": 5, "warn": 1, "fail": 0, "skipped": 2}}}
+    accepted = SimpleNamespace(
+        outcome="stopped", reason="as asked", record={"steps": {"gate": gate}}
+    )
+    refused = SimpleNamespace(outcome="refused", reason="the gate refused: pcoc", record={})
+    made = decisions(
+        [
+            SimpleNamespace(promotion=name, as_of="2024-06-01", decision=decision, models={})
+            for name, decision in (("a", accepted), ("b", refused))
+        ]
+    )
+    assert [(d["outcome"], d["reason"]) for d in made] == [
+        ("accepted", "5 checks kept, 1 warnings"),
+        ("refused", "the gate refused: pcoc"),
+    ]
