@@ -14,8 +14,8 @@ class RetrainConfig(Section):
         output: Base path of the served model.
         targets: gRPC addresses of all servers of the model, with `serving.model_config_file`; none
             for a job that publishes and leaves the roll-out to others.
-        replay: TFRecords of PredictionLog on which the canary is compared with stable; none for its
-            warm-up requests.
+        replay: TFRecords of PredictionLog, logged by servers: the canary is compared with stable on
+            them (without any, on its warm-up requests), and their features with the examples'.
         warm_start: Start from the serving model's weights.
         max_missing_days: Days without an event, between the first one and the as-of instant, that
             are accepted.

@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from cmdcm.core.config import ModelConfig
 from cmdcm.core.errors import ConfigError
+from cmdcm.core.files import sha256
 from cmdcm.core.locations import location
 from cmdcm.jobs.retrain.snapshot import source_fingerprint
 from cmdcm.jobs.retrain.steps import Context, Step, names
@@ -112,7 +114,8 @@ def extra(step: Step, context: Context) -> dict[str, Any]:
         case "validate":
             against = context.serving and context.serving["features"]
             same = against == context.done["features"].digest
-            values = {"against": None if same else against}
+            replay = [_content(file) for file in config.retrain.replay]
+            values = {"against": None if same else against, "requests": replay}
         case "train":
             values = {"base": context.base and context.base["identity"]}
         case "refresh":
@@ -132,3 +135,13 @@ def extra(step: Step, context: Context) -> dict[str, Any]:
         case _:
             values = {}
     return dict(values)
+
+
+def _content(file: str) -> str:
+    path = Path(file)
+    if not path.is_file():
+        raise ConfigError(
+            f"retrain.replay: {file} is no file. Name TFRecords of PredictionLog that the server "
+            "logged, or leave it empty to compare the canary on its warm-up requests"
+        )
+    return sha256(path)

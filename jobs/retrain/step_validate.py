@@ -1,4 +1,4 @@
-"""Step `validate`: the examples against their schema and the serving model's examples.
+"""Step `validate`: the examples against their schema, the serving model's and logged requests.
 
 What it finds does not end the job: the gate refuses for it, where a person may override.
 """
@@ -20,11 +20,12 @@ def run(context: Context, output: Path) -> dict[str, Any]:
     if serving is not None and serving["features"] != context.done["features"].digest:
         other = Path(serving["examples"])
         against = other if other.exists() else None
-    found = validate(examples, context.config, against=against)
+    requests = [Path(file) for file in context.config.retrain.replay]
+    found = validate(examples, context.config, against=against, requests=requests)
     write_validation(output, found)
     result = found.result
     return {
-        "digest": digest_of({k: result[k] for k in ("anomalies", "drift", "labels")}),
+        "digest": digest_of({k: result[k] for k in ("anomalies", "drift", "skew", "labels")}),
         "errors": result["errors"],
         "warnings": result["warnings"],
         "against": str(against) if against else None,

@@ -7,6 +7,7 @@ import pytest
 
 from cmdcm.core.config import Config, ServingConfig, load_config
 from cmdcm.core.files import read_json, read_manifest
+from cmdcm.export.warmup import WARMUP_FILE
 from cmdcm.jobs.main import main, parse
 from cmdcm.jobs.registry.registry import Registry
 from cmdcm.jobs.retrain.job import Request, retrain
@@ -102,6 +103,8 @@ def test_a_night_later_no_new_label_is_known(first, folder):
 def test_a_second_model_goes_through_canary_to_stable_on_running_servers(
     first, small_world, folder
 ):
+    # The first version's warm-up requests stand for what a server logged.
+    logged = folder / "serving" / "tiny" / "1" / WARMUP_FILE
     file = write_config(folder / "models.config", folder / "serving" / "tiny", {"stable": 1}, 1)
     serving = ServingConfig(
         port=0,
@@ -118,10 +121,13 @@ def test_a_second_model_goes_through_canary_to_stable_on_running_servers(
                 "seed=2",
                 f"serving.model_config_file={file}",
                 f'retrain.targets=["{server.target}"]',
+                f'retrain.replay=["{logged}"]',
             )
         )
         decision = retrain(config, Request(PROMOTION, "2024-12-01", by="ann"), NOW)
         assert decision.outcome == "promoted", decision.reason
+        validated = Path(decision.record["steps"]["validate"]["path"])
+        assert read_json(validated / "validation.json", "it")["requests"]["files"] == 1
         placement = placement_of(ModelConfigFile(file, "tiny").entry())
         wanted = Placement(frozenset({1, 2}), {"stable": 2, "previous": 1})
         assert placement.as_dict() == wanted.as_dict()

@@ -53,6 +53,13 @@ def test_the_first_run_does_all_steps_and_the_same_again_does_none(fakes, config
     assert "version 1 is published" in page and PROMOTION in page
 
 
+def test_a_log_of_requests_that_is_not_there_is_named(fakes, config):
+    settings = config.retrain.model_copy(update={"replay": ("logs/tuesday.tfrecord",)})
+    decision = retrain(config.model_copy(update={"retrain": settings}), REQUEST, Clock())
+    assert decision.outcome == "failed" and not serves(config)
+    assert "retrain.replay: logs/tuesday.tfrecord is no file" in decision.reason
+
+
 def test_nothing_new_known_changes_nothing(fakes, config):
     retrain(config, REQUEST, Clock())
     fakes.ran.clear()
