@@ -212,7 +212,8 @@ def test_a_run_in_bfloat16_predicts_nearly_what_one_in_float32_does(
         for m in models
     )
     assert (one != other).any()
-    np.testing.assert_allclose(other, one, rtol=0, atol=0.02)
+    assert np.abs(other - one).mean() < 0.002
+    np.testing.assert_allclose(other, one, rtol=0, atol=0.05)
     losses = [load_history(run / MODEL)[0]["val_log_loss_conversion"] for run in (plain, tmp_path)]
     assert losses[1] == pytest.approx(losses[0], rel=0.02)
 
