@@ -186,11 +186,10 @@ def test_linear_heads_take_larger_steps():
 
 
 def test_imputed_outcomes_stay_towers_over_the_trunk():
-    model = model_of(estimator="dr")
+    model = model_of(estimator="dr", seed=2)
     assert {name for name, moved in gradients(model, "i1").items() if moved} == {"trunk", "i1"}
     before, after = model(BATCH), model(BATCH | {"item_id": other_values(SPEC["item_id"])})
-    changed = np.mean(before["i1"] != after["i1"])
-    assert changed > 0.5  # where all units of a tower are at zero, its bias is left
+    assert np.all(before["i1"] != after["i1"])
 
 
 def test_cross_fitted_nuisances_stay_towers_too():
