@@ -1,12 +1,12 @@
 """Settings of the network."""
 
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import Field, PositiveInt, model_validator
 
 from cmdcm.core.settings.base import Section
 
-DELAYED_FEEDBACK = (
+DelayedFeedback = Literal[
     "as_observed",
     "dfm",
     "fnw",
@@ -16,7 +16,7 @@ DELAYED_FEEDBACK = (
     "defer",
     "defuse",
     "ulc",
-)
+]
 """The models that train on a stream (`cmdcm.model.delayed`), known without loading TensorFlow."""
 
 
@@ -74,15 +74,7 @@ class ModelConfig(Section):
         "escm2_dr",
         "dcmt",
         "hdr",
-        "as_observed",
-        "dfm",
-        "fnw",
-        "fnc",
-        "fsiw",
-        "es_dfm",
-        "defer",
-        "defuse",
-        "ulc",
+        DelayedFeedback,
         "ecad",
     ] = "cmdcm"
     embedding_dim: int = Field(8, ge=1)
@@ -116,7 +108,7 @@ class ModelConfig(Section):
     @property
     def delayed_feedback(self) -> bool:
         """Whether the model can train on a stream of clicks whose labels are not final."""
-        return self.name in DELAYED_FEEDBACK
+        return self.name in get_args(DelayedFeedback)
 
     @model_validator(mode="after")
     def _check(self) -> "ModelConfig":
