@@ -2,7 +2,8 @@
 
 A process takes item after item: models share most of their code, and a fresh process would import
 TensorFlow and translate that code into graphs anew, half the time of a small trial. It ends after
-`ITEMS` of them, so that memory does not add up, and when the one that started it is gone.
+`ITEMS` of them, so that memory does not add up, and at once when the one that started it is gone: a
+bench that is resumed shares its folders with no orphan.
 """
 
 import multiprocessing
@@ -18,6 +19,7 @@ from absl import logging
 
 from cmdcm.core.errors import CmdcmError
 from cmdcm.core.progress import progress_bar
+from cmdcm.jobs.tune.worker import end_with_parent, how_it_ended
 
 ITEMS = 20
 """Items that a process works on before another takes its place."""
@@ -86,7 +88,7 @@ class _Process:
         except (EOFError, ConnectionError):  # killed, or failed by a defect, traceback printed
             self._process.join()
             self.spent = True
-            return f"its process ended with code {self._process.exitcode}"
+            return how_it_ended(self._process.exitcode)
         if not self._left:
             self._connection.close()
             self._process.join()
@@ -95,6 +97,7 @@ class _Process:
 
 
 def _work(connection: Connection, threads: int) -> None:
+    threading.Thread(target=end_with_parent, daemon=True).start()
     tf.config.threading.set_intra_op_parallelism_threads(threads)
     tf.config.threading.set_inter_op_parallelism_threads(threads)
     logging.set_verbosity(logging.WARNING)

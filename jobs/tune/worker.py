@@ -70,18 +70,23 @@ class Worker:
 
 def _ended(exit_code: int | None) -> tuple[str, str | None]:
     """Returns the message that a process without a word of farewell stands for."""
-    if exit_code is None or exit_code >= 0:
-        return "failed", f"its process ended with code {exit_code}"
-    number = signal.Signals(-exit_code)
-    if number == signal.SIGTERM:
+    if exit_code == -signal.SIGTERM:
         return "preempted", None
+    return "failed", how_it_ended(exit_code)
+
+
+def how_it_ended(exit_code: int | None) -> str:
+    """Says how a process ended that did not say so itself."""
+    if exit_code is None or exit_code >= 0:
+        return f"its process ended with code {exit_code}"
+    number = signal.Signals(-exit_code)
     hint = ", perhaps for lack of memory" if number == signal.SIGKILL else ""
-    return "failed", f"its process was ended by {number.name}{hint}"
+    return f"its process was ended by {number.name}{hint}"
 
 
 def _work(connection: Connection, function: Callable[[Any, Report], None], job: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the search, which stops its trials
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
 
     def report(value: Any) -> None:
         connection.send(("report", value))
@@ -100,7 +105,8 @@ def _work(connection: Connection, function: Callable[[Any, Report], None], job: 
         connection.send(("done", None))
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
+    """Waits for the process that started this one, and then ends this one at once."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

@@ -1,6 +1,10 @@
 """Processes of a bench: each item once, whatever happens to another, a few to each process."""
 
+import fcntl
 import os
+import subprocess
+import sys
+import time
 from collections import Counter
 
 import pytest
@@ -10,8 +14,18 @@ from cmdcm.jobs.bench import processes
 from cmdcm.jobs.bench.processes import run_all
 from cmdcm.tests.jobs.bench.noted import note
 
-pytestmark = pytest.mark.slow
+ORPHAN = """
+import sys
+from pathlib import Path
+from cmdcm.jobs.bench.processes import run_all
+from cmdcm.tests.jobs.bench.noted import note
 
+if __name__ == "__main__":
+    run_all("items", note, {"0": (Path(sys.argv[1]), "orphan")}, workers=1, progress=False)
+"""
+
+
+@pytest.mark.slow
 
 def test_a_process_takes_some_items_and_the_next_one_the_rest(tmp_path, monkeypatch):
     monkeypatch.setattr(processes, "ITEMS", 2)
@@ -22,6 +36,7 @@ def test_a_process_takes_some_items_and_the_next_one_the_rest(tmp_path, monkeypa
     assert str(os.getpid()) not in held
 
 
+@pytest.mark.slow
 def test_failed_and_killed_items_are_named_and_the_others_done(tmp_path):
     ways = ("", "fail", "", "die", "")
     items = {f"{n} {way}": (tmp_path / str(n), way) for n, way in enumerate(ways)}
@@ -32,5 +47,22 @@ def test_failed_and_killed_items_are_named_and_the_others_done(tmp_path):
     assert len(list(tmp_path.iterdir())) == 5
 
 
-def test_nothing_to_do():
+@pytest.mark.slow
+def test_an_item_ends_when_the_bench_is_killed(tmp_path):
+    program, held = tmp_path / "program.py", tmp_path / "0"
+    program.write_text(ORPHAN)
+    done = subprocess.run([sys.executable, program, held], check=False)
+    assert done.returncode == -9
+    with held.open() as stream:
+        for _ in range(100):
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except OSError:
+                time.sleep(0.1)
+    raise AssertionError("the item outlives the bench")
+
+
+def test_without_items_no_process_is_started(monkeypatch):
+    monkeypatch.setattr(processes, "_Process", None)
     run_all("items", note, {}, workers=0, progress=False)
