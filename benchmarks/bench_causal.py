@@ -59,13 +59,11 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--full", action="store_true", help="the whole plan, five seeds")
     parser.add_argument("--workers", type=int, default=0, help="trials at a time")
     args = parser.parse_args(arguments)
-    plan = load_plan("causal")
+    quick = () if args.full else (f"simulate.events={QUICK_EVENTS}",)
+    plan = load_plan("causal", seeds=0 if args.full else QUICK_SEEDS, overrides=quick)
     if not args.full:
-        small = f"simulate.events={QUICK_EVENTS}"
-        worlds = {n: w.model_copy(update={"set": (*w.set, small)}) for n, w in plan.worlds.items()}
         models = {n: m for n, m in plan.models.items() if n in QUICK_MODELS}
-        seeds = tuple(range(1, QUICK_SEEDS + 1))
-        plan = plan.model_copy(update={"worlds": worlds, "models": models, "seeds": seeds})
+        plan = plan.model_copy(update={"models": models})
     trials = run_trials(trials_of(plan, BENCH), args.workers)
     figures: dict[str, Any] = {"seeds": len(plan.seeds)}
     for world in plan.worlds:

@@ -80,6 +80,7 @@ class Plan(Section):
         baseline: The model that the others are compared with.
         seeds: Each draws its own world and its own initial weights.
         set: Overrides of every configuration, before those of world and model.
+        overrides: Overrides of the command line, after those of the world, before the model's.
         tune: Trials of a search for each model in each world (`jobs/bench/tuning.py`); 0 for none.
         space: What is searched: a built-in space of `cmdcm tune`, or a TOML file.
         worlds: World by name.
@@ -90,6 +91,7 @@ class Plan(Section):
     baseline: str
     seeds: tuple[PositiveInt, ...] = Field(min_length=1)
     set: tuple[str, ...] = ()
+    overrides: tuple[str, ...] = ()
     tune: int = Field(0, ge=0)
     space: str = "zoo"
     worlds: dict[str, WorldPlan] = Field(min_length=1)
@@ -124,8 +126,8 @@ class Plan(Section):
         Raises:
             ConfigError: An override or preset that cannot be used.
         """
-        place = self.worlds[world]
-        overrides = (*self.set, *place.set, *self.models[model].set, f"seed={seed}")
+        place, of_model = self.worlds[world], self.models[model].set
+        overrides = (*self.set, *place.set, *self.overrides, *of_model, f"seed={seed}")
         return load_config(preset=place.preset, overrides=overrides)
 
     def models_in(self, world: str) -> list[str]:
@@ -158,7 +160,7 @@ def load_plan(
         source: Name of a built-in plan, or a TOML file.
         seeds: With n > 0 the seeds are 1 to n.
         tune: Trials of each search; None for the plan's.
-        overrides: Added to those of the plan.
+        overrides: They count more than those of the plan and of its worlds.
         logs: Event logs by name; each becomes a world, of the preset of that name if there is one.
         worlds: Worlds to keep; empty for all.
 
@@ -178,7 +180,7 @@ def load_plan(
         values["seeds"] = list(range(1, seeds + 1))
     if tune is not None:
         values["tune"] = tune
-    values["set"] = [*values.get("set", []), *overrides]
+    values["overrides"] = overrides
     for name, events in (logs or {}).items():
         preset = name if name in presets() else "default"
         values.setdefault("worlds", {})[name] = {"preset": preset, "events": str(events)}

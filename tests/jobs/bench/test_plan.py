@@ -101,6 +101,13 @@ def test_seeds_worlds_and_overrides_of_the_command_line(plan_file):
     assert plan.config("one", 1, "a").simulate.events == 9000
 
 
+def test_the_command_line_counts_more_than_a_world_and_less_than_a_model(plan_file):
+    overrides = ("simulate.confounding=3.0", "model.gate=true")
+    plan = load_plan(str(plan_file), overrides=overrides)
+    assert plan.config("one", 1, "a").simulate.confounding == 3
+    assert not plan.config("two", 1, "b").model.gate
+
+
 @pytest.mark.parametrize(
     ("old", "new", "fault"),
     [
