@@ -16,7 +16,7 @@ from cmdcm.benchmarks.harness import BUILD, Target, report
 from cmdcm.core.config import Config, load_config
 from cmdcm.core.files import read_json
 from cmdcm.datasets.simulator import simulate
-from cmdcm.jobs.retrain.job import decision_folder
+from cmdcm.jobs.retrain.decision import decision_folder
 from cmdcm.jobs.retrain.window import Window
 
 EVENTS = int(os.environ.get("CMDCM_BENCH_EVENTS", "1000000"))

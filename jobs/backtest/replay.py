@@ -30,7 +30,8 @@ from cmdcm.features.plan import EXAMPLES
 from cmdcm.features.spec import FeatureSpec
 from cmdcm.features.split import files_of
 from cmdcm.jobs.backtest.ordinary import ordinary_days
-from cmdcm.jobs.retrain.job import Decision, Request, retrain
+from cmdcm.jobs.retrain.decision import Decision
+from cmdcm.jobs.retrain.job import Request, retrain
 from cmdcm.jobs.retrain.plan import STEPS, extra
 from cmdcm.jobs.retrain.served import adopt
 from cmdcm.jobs.retrain.step_train import RUN

@@ -11,8 +11,9 @@ from datetime import date, datetime, timedelta
 from cmdcm.core.config import Config
 from cmdcm.core.errors import ConfigError
 from cmdcm.datasets.calendar import calendar_of, zone
+from cmdcm.jobs.retrain.decision import Decision
 from cmdcm.jobs.retrain.dry_run import describe
-from cmdcm.jobs.retrain.job import Decision, Request, retrain
+from cmdcm.jobs.retrain.job import Request, retrain
 from cmdcm.jobs.retrain.plan import STEPS, until
 from cmdcm.jobs.retrain.steps import names
 from cmdcm.jobs.retrain.window import NEXT, promotion_name
@@ -51,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, config: Config) -> int:
-    """Runs the job and prints the decision; exit code 5 if refused, 8 if late, frozen or locked."""
+    """Runs the job and prints the decision; exit code 5 if refused, 8 if late, frozen, held or locked."""
     timezone = calendar_of(config.calendar).timezone
     as_of = args.as_of or datetime.now(zone(timezone)).date().isoformat()
     if args.override and not (args.by and args.reason):

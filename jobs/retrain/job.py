@@ -6,7 +6,7 @@ as-of instant are arguments, so that a back-test or a simulated year runs the ve
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,35 +14,33 @@ from typing import Any
 from absl import logging
 
 from cmdcm.core.config import Config
-from cmdcm.core.errors import CmdcmError, ConfigError, ExportError, PreemptedError, RetrainError
+from cmdcm.core.errors import CmdcmError, ConfigError, PreemptedError, RetrainError
 from cmdcm.core.files import read_json, staged_file, write_json
 from cmdcm.core.locations import location
+from cmdcm.jobs.retrain.decision import EXIT_CODES, Decision, decide, decided, decision_folder
 from cmdcm.jobs.retrain.lock import JobLock, job_lock
 from cmdcm.jobs.retrain.plan import REFRESH, extra, until
-from cmdcm.jobs.retrain.served import serving_model
+from cmdcm.jobs.retrain.served import serving_model, taken_back
 from cmdcm.jobs.retrain.snapshot import source_fingerprint
-from cmdcm.jobs.retrain.steps import Context, Done, Step, digest_of, find, run_step, step_key
+from cmdcm.jobs.retrain.steps import (
+    Context,
+    Done,
+    FrozenError,
+    Step,
+    digest_of,
+    find,
+    run_step,
+    step_key,
+)
 from cmdcm.jobs.retrain.window import Window
 from cmdcm.jobs.rollout.audit import audit
 from cmdcm.jobs.rollout.freeze import frozen
 
-DECISION = "decision.json"
-VISIBLE = "export"
-"""The first step of which others see something."""
+SEEN = ("export", "canary")
+"""Steps from which on others see something new; `promote` looks at the freeze by itself."""
 
-EXIT_CODES = {
-    "promoted": 0,
-    "published": 0,
-    "unchanged": 0,
-    "stopped": 0,
-    "refused": ExportError.exit_code,
-    "frozen": RetrainError.exit_code,
-    "late": RetrainError.exit_code,
-}
-"""Exit code of each outcome; a `failed` job has that of its error."""
-
-FINAL = ("promoted", "published", "unchanged", "refused")
-"""Outcomes that the same request has again, as long as nothing it depends on has changed."""
+ROLLED_OUT = ("canary", "promote")
+"""Steps that count as done while their model serves."""
 
 
 @dataclass(frozen=True)
@@ -62,31 +60,6 @@ class Request:
     until: str = ""
     by: str = "cmdcm retrain"
     override: str = ""
-
-
-@dataclass(frozen=True)
-class Decision:
-    """What came of a job.
-
-    Attributes:
-        outcome: `promoted`; `published` (no servers to promote it on are configured); `unchanged`
-            (nothing new is known: the serving model is this one); `refused` by the gate; `frozen`;
-            `late`; `failed`; or `stopped` at the step that was asked for.
-        reason: Why, in a sentence.
-        exit_code: For scripts.
-        folder: Where decision.json and decision.html are.
-        version: The published version, if there is one.
-        record: What decision.json holds.
-        reused: Whether an earlier run had decided.
-    """
-
-    outcome: str
-    reason: str
-    exit_code: int
-    folder: Path
-    version: int | None
-    record: Mapping[str, Any] = field(repr=False)
-    reused: bool = False
 
 
 def retrain(config: Config, request: Request, clock: Callable[[], float] = time.time) -> Decision:
@@ -114,18 +87,11 @@ def retrain(config: Config, request: Request, clock: Callable[[], float] = time.
     with job_lock(lock, config.retrain.lock_hours, clock) as held:
         serving = serving_model(config, work)
         key = _job_key(config, request, window)
-        known = _decided(folder, key, serving)
+        known = decided(folder, key, serving)
         if known is not None:
             logging.info("decided before: %s", known.reason)
             return known
         return _Job(config, request, window, folder, key, serving, clock, held).run()
-
-
-def decision_folder(config: Config, window: Window) -> Path:
-    """Returns where the decision of a promotion and an as-of instant is kept."""
-    instant = datetime.fromtimestamp(window.as_of_ms / 1000, UTC)
-    name = f"{window.promotion.name}-{instant:%Y%m%dT%H%MZ}"
-    return Path(config.retrain.work).resolve() / "decisions" / name
 
 
 def _check(config: Config, request: Request) -> None:
@@ -142,30 +108,6 @@ def _job_key(config: Config, request: Request, window: Window) -> str:
     places = config.retrain.model_dump(mode="json", include={"events", "output", "targets"})
     asked = [request.promotion, window.as_of_ms, request.until, request.override]
     return digest_of([settings, places, source, asked])
-
-
-def _decided(folder: Path, key: str, serving: Mapping[str, Any] | None) -> Decision | None:
-    """Returns what an earlier run decided, if it would be decided so again."""
-    if not (folder / DECISION).exists():
-        return None
-    record = read_json(folder / DECISION, "decision")
-    final = record["outcome"] in FINAL or record["outcome"] == "stopped"
-    now = serving and serving["identity"]
-    if not final or record["key"] != key or now not in (record["serving"], record["candidate"]):
-        return None
-    return _decision(record, folder, reused=True)
-
-
-def _decision(record: Mapping[str, Any], folder: Path, *, reused: bool = False) -> Decision:
-    return Decision(
-        record["outcome"],
-        record["reason"],
-        record["exit_code"],
-        folder,
-        record["version"],
-        record,
-        reused,
-    )
 
 
 class _Job:
@@ -185,12 +127,14 @@ class _Job:
         self.config, self.request, self.window = config, request, window
         self.folder, self.key, self.clock, self.lock = folder, key, clock, lock
         self.started = clock()
+        self.serves = serving and serving["identity"]
         self.context = Context(
             config,
             window,
             serving=self._pinned(serving),
             by=request.by,
             check=self.check,
+            check_freeze=self.check_freeze,
             clock=clock,
         )
         self.step = ""
@@ -225,6 +169,16 @@ class _Job:
                 "model stays"
             )
 
+    def check_freeze(self) -> None:
+        """Raises when labels may not move forward.
+
+        Raises:
+            FrozenError: A promotion is about to start, or has just started.
+        """
+        now_ms = round(self.clock() * 1000)
+        if reason := frozen(self.window.calendar, self.config.rollout, now_ms):
+            raise FrozenError(f"{reason}. The model is accepted and does not serve")
+
     def run(self) -> Decision:
         """Runs the steps and decides."""
         try:
@@ -235,7 +189,8 @@ class _Job:
                 return self._decide("late", str(self._late()), RetrainError.exit_code)
             raise error
         except RetrainError as error:
-            return self._decide("late", str(error), error.exit_code)
+            outcome = "frozen" if isinstance(error, FrozenError) else "late"
+            return self._decide(outcome, str(error), error.exit_code)
         except CmdcmError as error:
             reason = f"step {self.step} failed: {str(error).rstrip('.')}. The serving model stays"
             return self._decide("failed", reason, error.exit_code)
@@ -256,12 +211,11 @@ class _Job:
             self.check()
             if step.name == "train":
                 context.base = self._base()
-            if step.name == VISIBLE:
-                reason = frozen(
-                    self.window.calendar, self.config.rollout, round(self.clock() * 1000)
-                )
-                if reason:
-                    return "frozen", f"{reason}. The model is accepted and not published"
+            if step.name in SEEN and self.serves != context.candidate.digest:
+                self.check_freeze()
+                back = taken_back(self.config, context.work, context.candidate.digest)
+                if back:
+                    return "held", back
             self._do(step)
             if step.name == trained and self._is_serving():
                 return "unchanged", (
@@ -282,6 +236,8 @@ class _Job:
     def _do(self, step: Step) -> None:
         key = step_key(step, self.context, extra(step, self.context))
         done = find(step, key, self.context.work)
+        if step.name in ROLLED_OUT and self.serves != self.context.candidate.digest:
+            done = None  # rolled back, or taken away as a canary, since then
         self.context.done[step.name] = done or run_step(step, self.context, key)
 
     def _base(self) -> Mapping[str, Any] | None:
@@ -343,20 +299,17 @@ class _Job:
             "failed_step": self.step if outcome == "failed" else None,
             "steps": {name: _described(d) for name, d in done.items()},
         }
-        # Loads matplotlib, which a run that finds its decision does not need.
-        from cmdcm.jobs.retrain.page import page
-
-        for name, text in ((DECISION, None), ("decision.html", page(record))):
-            with staged_file(self.folder / name) as staging:
-                if text is None:
-                    write_json(staging, record)
-                else:
-                    staging.write_text(text, encoding="utf-8")
+        decision = decide(self.folder, record)
         audit(
             self.context.work / "retrain",
-            {"action": "decide", **{k: record[k] for k in ("outcome", "reason", "by", "version")}},
+            {
+                "action": "decide",
+                "promotion": self.request.promotion,
+                "as_of": self.window.observed_until(),
+                **{k: record[k] for k in ("outcome", "reason", "by", "version")},
+            },
         )
-        return _decision(record, self.folder)
+        return decision
 
 
 def _described(done: Done) -> dict[str, Any]:

@@ -5,6 +5,7 @@ With servers the label `stable` of the model config file says which version serv
 roll-back by hand is seen; without them `WORK/serving.json`.
 """
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from absl import logging
 
 from cmdcm.core.config import Config
 from cmdcm.core.files import read_json, staged_file, write_json
+from cmdcm.jobs.rollout.audit import audit_path
 
 SERVING = "serving.json"
 
@@ -58,3 +60,40 @@ def serving_model(config: Config, work: Path) -> dict[str, Any] | None:
         return dict(read_json(lineage_path(work, stable), "lineage"))
     path = work / SERVING
     return dict(read_json(path, "serving model")) if path.exists() else None
+
+
+def taken_back(config: Config, work: Path, identity: str) -> str:
+    """Returns who took a model back from the servers, and when; empty if it may be promoted.
+
+    That is what the roll-outs' audit log says: it was stable, and a roll-back made another version
+    stable. Somebody who promotes it again ends that.
+    """
+    if not config.retrain.targets:
+        return ""
+    path = audit_path(Path(config.serving.model_config_file))
+    if not path.exists():
+        return ""
+    said = ""
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            entry = json.loads(line)
+        except ValueError:  # cut off by a full disk
+            continue
+        before, after = (entry[place]["labels"].get("stable") for place in ("from", "to"))
+        if entry["model"] != config.export.name:
+            continue
+        if entry["action"] == "rollback" and _is(identity, before, work) and before != after:
+            why = f": {entry['reason']}" if entry["reason"] else ""
+            said = (
+                f"version {before} was taken back by {entry['by']} at {entry['time']}{why}. The "
+                "job does not promote this model again, only one of other data or settings; by "
+                f"hand do cmdcm rollout canary --version {before} and cmdcm rollout promote"
+            )
+        elif entry["result"] == "done" and _is(identity, after, work):
+            said = ""
+    return said
+
+
+def _is(identity: str, version: int | None, work: Path) -> bool:
+    path = lineage_path(work, version or 0)
+    return path.exists() and read_json(path, "lineage")["identity"] == identity

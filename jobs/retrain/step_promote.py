@@ -4,12 +4,13 @@ import contextlib
 from pathlib import Path
 from typing import Any
 
-from cmdcm.core.errors import ServingError
+from cmdcm.core.errors import ExportError, ServingError
 from cmdcm.jobs.retrain.served import adopt
 from cmdcm.jobs.retrain.step_canary import rollout
 from cmdcm.jobs.retrain.step_register import lineage
-from cmdcm.jobs.retrain.steps import Context
+from cmdcm.jobs.retrain.steps import Context, FrozenError
 from cmdcm.jobs.rollout.config_file import STABLE, placement_of
+from cmdcm.jobs.rollout.shift import ShiftError
 
 
 def run(context: Context, output: Path) -> dict[str, Any]:
@@ -27,10 +28,13 @@ def run(context: Context, output: Path) -> dict[str, Any]:
             moves.rollback(version)  # the move that needs no version to compare with
         elif stable != version:
             try:
+                context.check_freeze()  # the canary may have taken minutes to load
                 _, shift = moves.promote([Path(file) for file in context.config.retrain.replay])
-            except ServingError:
+            except (ServingError, FrozenError) as error:
                 with contextlib.suppress(ServingError):
                     moves.rollback()
+                if isinstance(error, ShiftError):  # refused, as by the gate: no fault of a server
+                    raise ExportError(str(error)) from error
                 raise
             said["shift"] = shift.as_dict()
     return said

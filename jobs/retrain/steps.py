@@ -22,6 +22,7 @@ from typing import Any
 from absl import logging
 
 from cmdcm.core.config import Config, Section
+from cmdcm.core.errors import RetrainError
 from cmdcm.core.files import output_errors, read_json, staged_file, write_json
 from cmdcm.jobs.retrain.memory import peak_mib, reset_peak
 from cmdcm.jobs.retrain.window import Window
@@ -29,6 +30,10 @@ from cmdcm.jobs.retrain.window import Window
 DONE = "step.json"
 _RUNTIME = {"features": ("memory_gib", "workers"), "training": ("devices",)}
 """Settings of sections that change no result."""
+
+
+class FrozenError(RetrainError):
+    """A job that may not move labels forward: a promotion is about to start or has just started."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +96,7 @@ class Context:
         override: `by` and `reason` of a person who accepts what the gate refuses; None for nobody.
         by: Who runs the job, for audit logs.
         check: Raises when the job should go no further: late, or without its lock.
+        check_freeze: Raises a `FrozenError` when labels may not move forward.
         clock: Seconds since the epoch.
     """
 
@@ -102,6 +108,7 @@ class Context:
     override: Mapping[str, str] | None = None
     by: str = ""
     check: Callable[[], None] = lambda: None
+    check_freeze: Callable[[], None] = lambda: None
     clock: Callable[[], float] = time.time
 
     @property

@@ -30,7 +30,7 @@ from cmdcm.jobs.rollout.config_file import (
 from cmdcm.jobs.rollout.lock import rollout_lock
 from cmdcm.jobs.rollout.moves import Mover
 from cmdcm.jobs.rollout.server import Server
-from cmdcm.jobs.rollout.shift import Shift, read_requests, replay
+from cmdcm.jobs.rollout.shift import Shift, ShiftError, read_requests, replay
 
 
 @dataclass(frozen=True)
@@ -121,8 +121,8 @@ class Rollout:
             force: Promote whatever the scores are.
 
         Raises:
-            ServingError: There is no canary, its scores are too far away, or a server failed; the
-                servers are as before.
+            ServingError: There is no canary, or a server failed; the servers are as before.
+            ShiftError: Its scores are too far away; likewise.
             ConfigError: There is nothing to replay.
         """
         with rollout_lock(self.file.path):
@@ -141,7 +141,7 @@ class Rollout:
                 excesses = shift.excesses(self.settings)
                 if excesses and not force:
                     entry["result"] = "refused"
-                    raise ServingError(
+                    raise ShiftError(
                         f"version {canary} is not promoted: {'; '.join(excesses)}. Look into it, "
                         "or pass --force with --reason and --by"
                     )

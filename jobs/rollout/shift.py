@@ -13,10 +13,14 @@ import numpy as np
 from tensorflow_serving.apis import predict_pb2
 
 from cmdcm.core.config import RolloutConfig
-from cmdcm.core.errors import DataError
+from cmdcm.core.errors import DataError, ServingError
 from cmdcm.jobs.prediction_logs import read_logs
 from cmdcm.jobs.rollout.server import Server
 from cmdcm.model.stability import psi
+
+
+class ShiftError(ServingError):
+    """A canary whose scores are too far from those of stable; a second try would say the same."""
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 
 import cmdcm
 from cmdcm.jobs.report import template
+from cmdcm.jobs.retrain.decision import FRESH
 from cmdcm.jobs.tables import Table
-from cmdcm.jobs.year.verdicts import FRESH, Attempt, Invariant
+from cmdcm.jobs.year.verdicts import Attempt, Invariant
 
 TITLE = "The year in a box"
 

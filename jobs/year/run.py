@@ -15,7 +15,8 @@ from cmdcm.datasets.calendar import HOUR_MS, PromotionCalendar, calendar_of, to_
 from cmdcm.datasets.log import open_event_log
 from cmdcm.datasets.simulator import EVENTS, simulate
 from cmdcm.export.versions import versions
-from cmdcm.jobs.retrain.job import Decision, Request, retrain
+from cmdcm.jobs.retrain.decision import Decision
+from cmdcm.jobs.retrain.job import Request, retrain
 from cmdcm.jobs.year.faults import KILLED, Fault
 from cmdcm.jobs.year.log import EDITS, MonthlyLog
 from cmdcm.jobs.year.machine import break_bytes, full_disk, run_killed

@@ -3,10 +3,8 @@
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+from cmdcm.jobs.retrain.decision import FRESH
 from cmdcm.jobs.year.faults import KILLED, LEAD, NIGHT
-
-FRESH = ("promoted", "published")
-"""Outcomes after which a new model serves."""
 
 
 @dataclass(frozen=True)

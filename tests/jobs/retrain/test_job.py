@@ -148,7 +148,8 @@ def test_a_killed_job_goes_on_where_it_was(fakes, config, step):
     del fakes.hooks[step]
     fakes.ran.clear()
     assert retrain(config, REQUEST, Clock()).outcome == "published"
-    assert fakes.ran == ALL[ALL.index(step) :]
+    # What was a canary when the job was killed may have been taken away since.
+    assert fakes.ran == ALL[ALL.index("canary" if step == "promote" else step) :]
 
 
 def test_a_job_killed_after_it_promoted_decides_as_if_it_had_not_been(fakes, config, monkeypatch):
