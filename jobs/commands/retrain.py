@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, config: Config) -> int:
-    """Runs the job and prints the decision; exit code 5 if refused, 8 if late, frozen, held or locked."""
+    """Runs the job and prints the decision; 5 if refused, 8 if late, frozen, held or locked."""
     timezone = calendar_of(config.calendar).timezone
     as_of = args.as_of or datetime.now(zone(timezone)).date().isoformat()
     if args.override and not (args.by and args.reason):

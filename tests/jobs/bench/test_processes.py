@@ -26,7 +26,6 @@ if __name__ == "__main__":
 
 
 @pytest.mark.slow
-
 def test_a_process_takes_some_items_and_the_next_one_the_rest(tmp_path, monkeypatch):
     monkeypatch.setattr(processes, "ITEMS", 2)
     items = {str(n): (tmp_path / str(n), "") for n in range(5)}
