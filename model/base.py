@@ -19,9 +19,10 @@ from cmdcm.features.spec import FeatureSpec
 from cmdcm.model.about import About
 from cmdcm.model.calibration import Calibration
 from cmdcm.model.heads import FOLD, Head, HeadLoss
+from cmdcm.model.horizon import HOURS, Horizon
 from cmdcm.model.inputs import Tensors
 from cmdcm.model.losses import weighted_mean, weighted_sum
-from cmdcm.model.network import LinearTower, Tower, Trunk
+from cmdcm.model.network import LinearTower, Shared, Tower, Trunk
 from cmdcm.model.one_user import knows, one_user_logits
 from cmdcm.model.precision import matmul_precision
 from cmdcm.model.predictions import UNCALIBRATED
@@ -111,6 +112,11 @@ class RankingModel(tfrs.Model):
             else Tower(config.tower_units, gate_units, name=f"tower_{head.name}")
             for head in self.heads
         }
+        self.cut_off = [h.name for h in self.heads if (h.label, h.space) == ("direct", "clicks")]
+        known = HOURS in {feature.name for feature in spec.inputs}
+        self.horizon = (
+            Horizon(name="horizon") if config.horizon and known and self.cut_off else None
+        )
         self.calibration: Calibration | None = None
         self.training_precision = "float32"
         self._tracked = Tracked()
@@ -166,7 +172,10 @@ class RankingModel(tfrs.Model):
         if set(labels_of(self.spec)) <= set(features):
             labels = self.labels(features)
             for head in self.heads:
-                self.towers[head.name].logit.bias.assign([head.first_bias(labels)])
+                bias = head.first_bias(labels)
+                if self.horizon is not None and head.name in self.cut_off:
+                    bias -= tf.reduce_mean(self.horizon(features[HOURS]))
+                self.towers[head.name].logit.bias.assign([bias])
 
     def fine_tune(self, warm: bool) -> None:
         """Chooses what training moves; here everything. Call it once, before the optimizer is made.
@@ -184,8 +193,19 @@ class RankingModel(tfrs.Model):
 
     def logits(self, user: Tensors, candidates: Tensors) -> dict[str, tf.Tensor]:
         """Returns the uncalibrated logits of N candidates; the user's batch is N, or 1."""
-        shared = self.trunk(user, candidates)
-        return {name: tower(shared.of(name)) for name, tower in self.towers.items()}
+        return self.tower_logits(self.trunk(user, candidates), user)
+
+    def tower_logits(self, shared: Shared, user: Tensors) -> dict[str, tf.Tensor]:
+        """Returns the uncalibrated logits, [N] each, of what the heads share."""
+        logits = {name: tower(shared.of(name)) for name, tower in self.towers.items()}
+        return self.with_horizon(logits, user)
+
+    def with_horizon(self, logits: dict[str, tf.Tensor], user: Tensors) -> dict[str, tf.Tensor]:
+        """Adds the offset of `model/horizon.py` to the logits of direct purchases."""
+        if self.horizon is None:
+            return logits
+        offset = self.horizon(user[HOURS])
+        return logits | {name: logits[name] + offset for name in self.cut_off}
 
     def score(self, user: Tensors, candidates: Tensors) -> dict[str, tf.Tensor]:
         """Returns the named outputs of N candidates; the user's batch is N, or 1."""
@@ -197,7 +217,7 @@ class RankingModel(tfrs.Model):
             return self.score(user, candidates)
         towers = {head.name: self.towers[head.name] for head in self.served_heads()}
         logits = one_user_logits(self.trunk, towers, user, candidates)
-        return self.scores(logits, {**user, **candidates})
+        return self.scores(self.with_horizon(logits, user), {**user, **candidates})
 
     def served_heads(self) -> Sequence[Head]:
         """Returns the heads whose logits the predictions follow from; the others only train."""
@@ -247,8 +267,9 @@ class RankingModel(tfrs.Model):
 
     def example_losses(self, inputs: Tensors) -> dict[str, HeadLoss]:
         """Returns the losses an example, by name: those of the heads, and the penalties."""
-        shared = self.trunk(*self.sides(inputs))
-        logits = {name: tower(shared.of(name)) for name, tower in self.towers.items()}
+        user, candidates = self.sides(inputs)
+        shared = self.trunk(user, candidates)
+        logits = self.tower_logits(shared, user)
         losses = dict(self.head_losses(logits, self.labels(inputs)))
         if shared.penalty is not None:
             losses["l2"] = HeadLoss(shared.penalty, tf.ones_like(shared.penalty))
@@ -324,7 +345,10 @@ class RankingModel(tfrs.Model):
 
     def checkpoint(self) -> tf.train.Checkpoint:
         """Returns the checkpoint of the network's weights alone: no optimizer, no metrics."""
-        return tf.train.Checkpoint(trunk=self.trunk, towers=self.towers)
+        parts = {"trunk": self.trunk, "towers": self.towers}
+        if self.horizon is not None:
+            parts["horizon"] = self.horizon
+        return tf.train.Checkpoint(**parts)
 
     def describe(self) -> Mapping[str, int]:
         """Returns the number of parameters in tables and in dense weights."""

@@ -37,6 +37,7 @@ from cmdcm.model.base import RankingModel
 from cmdcm.model.calibrate import fit_calibration
 from cmdcm.model.calibration import CALIBRATION_FILE
 from cmdcm.model.checkpoints import Checkpoints
+from cmdcm.model.horizon import fit_horizon
 from cmdcm.model.known_ids import Keys, table_spec
 from cmdcm.model.metrics import auc, log_loss, pcoc
 from cmdcm.model.observers import Observer, Observers
@@ -158,6 +159,9 @@ def build_model(
         model.trunk.encoder.ids.set_known(known)
     else:
         build_for_device(model, device_optimizer, known, few)
+    if model.horizon is not None:
+        shares = fit_horizon(data, config.seed, config.training.on_corrupt)
+        model.horizon.set_shares(shares)
     model.adapt(batch)
     model.fine_tune(bool(config.training.warm_start))
     model.training_precision = config.training.precision

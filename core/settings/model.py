@@ -52,6 +52,8 @@ class ModelConfig(Section):
         effect_modifiers: Numeric inputs that the potential-outcome heads are linear in, a marginal
             structural model; the delayed purchase then has a head of its own. Empty for heads over
             all inputs.
+        horizon: Whether the logit of a direct purchase has an offset for the time that is left
+            until the promotion (`model/horizon.py`).
         l2_embeddings: L2 penalty on the embedding rows that a batch looks up.
         waiting_hours: Of delayed-feedback models: how long a stream waits for the conversion of a
             click before the click is trained on (docs/streaming.md).
@@ -100,6 +102,7 @@ class ModelConfig(Section):
     transition_weight: float = Field(0.2, ge=0)
     counterfactual_weight: float = Field(0.001, ge=0)
     effect_modifiers: tuple[str, ...] = ()
+    horizon: bool = True
     l2_embeddings: float = Field(1e-4, ge=0)
     waiting_hours: float = Field(24.0, ge=0)
     delayed_label: Literal["conversion", "direct"] = "conversion"
