@@ -4,12 +4,12 @@ TensorFlow is imported by the steps that need it: a run that finds all of them d
 """
 
 import argparse
-import getpass
 from collections.abc import Iterator
 from datetime import date, datetime, timedelta
 
 from cmdcm.core.config import Config
 from cmdcm.core.errors import ConfigError
+from cmdcm.core.user import user_name
 from cmdcm.datasets.calendar import calendar_of, zone
 from cmdcm.jobs.retrain.decision import Decision
 from cmdcm.jobs.retrain.dry_run import describe
@@ -61,7 +61,7 @@ def run(args: argparse.Namespace, config: Config) -> int:
         for line in describe(config, _name(args, config, as_of), as_of, args.until):
             print(line)
         return 0
-    by = args.by or getpass.getuser()
+    by = args.by or user_name()
     for day in _days(args.backfill, as_of):
         last = args.until if args.until in names(until("gate", config.model)) else "gate"
         _print(retrain(config, Request(_name(args, config, day), day, last, by)), day)

@@ -2,13 +2,13 @@
 
 import argparse
 import contextlib
-import getpass
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from cmdcm.core.config import Config
 from cmdcm.core.errors import ConfigError, RetrainError, ServingError
+from cmdcm.core.user import user_name
 from cmdcm.datasets.calendar import calendar_of
 from cmdcm.jobs.registry.aliases import Aliases
 from cmdcm.jobs.rollout.config_file import ModelConfigFile, Placement, placement_of
@@ -79,7 +79,7 @@ def run(args: argparse.Namespace, config: Config) -> int:
         if reason := frozen(calendar, config.rollout, now):
             raise RetrainError(f"{reason}, or --force with --reason and --by")
     file = ModelConfigFile(Path(path), args.model or config.export.name)
-    author = Author(args.by or getpass.getuser(), args.reason)
+    author = Author(args.by or user_name(), args.reason)
     with contextlib.ExitStack() as stack:
         servers = [
             stack.enter_context(

@@ -2,7 +2,6 @@
 
 import contextlib
 import fcntl
-import getpass
 import os
 import socket
 import uuid
@@ -15,6 +14,7 @@ from absl import logging
 
 from cmdcm.core.errors import RetrainError
 from cmdcm.core.files import output_errors, read_json, staged_file, write_json
+from cmdcm.core.user import user_name
 
 
 class JobLock:
@@ -73,7 +73,7 @@ def job_lock(path: Path, hours: float, clock: Callable[[], float]) -> Iterator[J
             write_json(
                 staging,
                 {
-                    "owner": f"{getpass.getuser()}@{socket.gethostname()} process {os.getpid()}",
+                    "owner": f"{user_name()}@{socket.gethostname()} process {os.getpid()}",
                     "host": socket.gethostname(),
                     "process": os.getpid(),
                     "since": now,

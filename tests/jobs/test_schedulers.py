@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from importlib.machinery import SourceFileLoader
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,6 +17,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from cmdcm.core.config import load_config
 from cmdcm.jobs.main import parse
 from cmdcm.tests.checkout import ROOT
 
@@ -41,6 +43,47 @@ def manifest(name: str) -> dict:
 def test_the_command_exists():
     args = parse(["cmdcm", *JOB])
     assert (args.command, args.promotion) == ("retrain", "next")
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory) -> list[Path]:
+    """What the handbook's production.toml has the job write into."""
+    text = (ROOT / "docs" / "retraining.md").read_text(encoding="utf-8")
+    [toml] = re.findall(r"```toml\n(# production\.toml.*?)```", text, re.DOTALL)
+    file = tmp_path_factory.mktemp("production") / "production.toml"
+    file.write_text(toml, encoding="utf-8")
+    config = load_config(file)
+    assert config.tracking.uri.startswith("sqlite:///")
+    return [
+        Path(config.retrain.work),
+        Path(config.retrain.output),
+        # The registry's file and that of the labels have journals, locks and logs beside them.
+        Path(config.tracking.uri.removeprefix("sqlite:///")).parent,
+        Path(config.serving.model_config_file).parent,
+    ]
+
+
+def writable(example: str) -> list[Path]:
+    """Returns the folders that an example lets the job write into; the first is where it runs."""
+    if example.endswith(".service"):
+        service = unit(example)["Service"]
+        return [Path(service["WorkingDirectory"]), *map(Path, service["ReadWritePaths"].split())]
+    found = manifest(example)
+    if found["kind"] == "CronJob":
+        [container] = found["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"]
+    else:
+        container = found["spec"]["workflowSpec"]["templates"][0]["container"]
+    mounts = [Path(m["mountPath"]) for m in container["volumeMounts"] if not m.get("readOnly")]
+    return [Path(container["workingDir"]), *mounts]
+
+
+@pytest.mark.parametrize(
+    "example", ["cmdcm-retrain.service", "kubernetes-cronjob.yaml", "argo-cronworkflow.yaml"]
+)
+def test_all_that_the_job_writes_lies_where_it_may_write(example, written):
+    runs_in, *folders = writable(example)
+    for path in (runs_in, *written):
+        assert any(path.is_relative_to(folder) for folder in folders), path
 
 
 def test_cron_runs_the_job_in_the_calendar_s_zone():
