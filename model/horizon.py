@@ -118,10 +118,10 @@ def delay_shares(delays: Doubles, horizons: Doubles, at: Doubles) -> Doubles:
     enough = np.flatnonzero(n >= AT_RISK)
     if not len(enough):
         return np.ones(len(at))
-    u, d, n = (values[: enough[-1] + 1] for values in (u, d, n))
+    kept = slice(enough[-1] + 1)
     # later[j] is the product over the delays from the j-th on.
-    later = np.r_[np.cumprod((1 - d / n)[::-1])[::-1], 1.0]
-    return later[np.searchsorted(u, at, "right")]
+    later = np.r_[np.cumprod((1 - d[kept] / n[kept])[::-1])[::-1], 1.0]
+    return later[np.searchsorted(u[kept], at, "right")]
 
 
 def fit_horizon(
