@@ -51,7 +51,8 @@ def main() -> int:
     for variable in model.trainable_variables:
         variable.assign_add(random.normal(0, 0.02, variable.shape).astype(np.float32))
     serialized = list(encode_examples(example_rows(spec, 200, seed=0)))
-    made = [inputs for _, inputs in requests(spec, serialized, SIZES)[1:]]
+    # Of one user, whatever the size: the arithmetic depends on his histories.
+    made = [requests(spec, serialized, [size])[1][1] for size in SIZES]
     ages = [f.name for f in spec.user_inputs if f.encoding == "age"]
     positions = sum(int((made[0][name] >= 0).sum()) for name in ages)
     with tempfile.TemporaryDirectory() as folder:

@@ -21,12 +21,16 @@ from tensorflow_serving.apis import prediction_log_pb2
 
 from cmdcm.core.errors import CmdcmError, ExportError
 from cmdcm.core.files import verify_manifest
-from cmdcm.export.signatures import EXAMPLES_SIGNATURE, REGRESS_SIGNATURE, REGRESSION
+from cmdcm.export.signatures import (
+    CLASSIFY_SIGNATURE,
+    EXAMPLES_SIGNATURE,
+    REGRESS_SIGNATURE,
+    REGRESSION,
+)
 from cmdcm.export.trust import check_saved_model
-from cmdcm.export.warmup import WARMUP_FILE, Arrays, write_warmup
+from cmdcm.export.warmup import WARMUP_FILE, Arrays, Requests, write_requests
 from cmdcm.features.tfrecord import read_records
 
-Requests = Sequence[tuple[str, Arrays]]
 Scores = Sequence[Mapping[str, np.ndarray]]
 REQUESTS, EXPECTED = "requests", "expected.npz"
 
@@ -52,11 +56,17 @@ def differences(directory: Path, made: Requests, expected: Scores) -> dict[str, 
             answer = _run(session, loaded.signature_def[signature], inputs)
             if signature == EXAMPLES_SIGNATURE and REGRESSION in wanted:
                 (examples,) = inputs.values()
-                regressed = _run(
-                    session, loaded.signature_def[REGRESS_SIGNATURE], {"inputs": examples}
+                regressed, classified = (
+                    _run(session, loaded.signature_def[name], {"inputs": examples})
+                    for name in (REGRESS_SIGNATURE, CLASSIFY_SIGNATURE)
                 )
                 if not np.array_equal(regressed["outputs"], answer[REGRESSION]):
                     raise ExportError(f"{REGRESS_SIGNATURE} is not {REGRESSION}; not published")
+                classes = [answer[name.decode()] for name in classified["classes"][0]]
+                if not np.array_equal(classified["scores"], np.stack(classes, axis=1)):
+                    raise ExportError(
+                        f"{CLASSIFY_SIGNATURE} differs from {signature}; not published"
+                    )
             for name, scores in answer.items():
                 if not np.all(np.isfinite(scores)):
                     raise ExportError(
@@ -97,7 +107,7 @@ def check_in_fresh_process(
     Raises:
         ExportError: The check failed; carries its last line.
     """
-    write_warmup(checks / REQUESTS, "check", made)
+    write_requests(checks / REQUESTS, "check", made)
     arrays: dict[str, Any] = {f"limit/{name}": np.array(v) for name, v in limits.items()}
     arrays |= {f"{n}/{k}": v for n, scores in enumerate(expected) for k, v in scores.items()}
     np.savez(checks / EXPECTED, **arrays)
@@ -140,7 +150,8 @@ def _requests(path: Path) -> list[tuple[str, Arrays]]:
     for record in read_records(path):
         request = prediction_log_pb2.PredictionLog.FromString(record).predict_log.request
         inputs = {name: tf.make_ndarray(value) for name, value in request.inputs.items()}
-        made.append((request.model_spec.signature_name, inputs))
+        if inputs:  # else it is for classify or regress, which `differences` runs
+            made.append((request.model_spec.signature_name, inputs))
     return made
 
 

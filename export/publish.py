@@ -29,7 +29,13 @@ from cmdcm.export.model_card import MODEL_CARD_FILE, model_card
 from cmdcm.export.saved_model import save_model
 from cmdcm.export.signatures import EXAMPLES_INPUT, EXAMPLES_SIGNATURE, REGRESSION, SIGNATURES
 from cmdcm.export.versions import publish, staging_directory
-from cmdcm.export.warmup import WARMUP_FILE, Arrays, requests, write_warmup
+from cmdcm.export.warmup import (
+    WARMUP_FILE,
+    Arrays,
+    requests,
+    requests_of_users,
+    write_warmup,
+)
 from cmdcm.features.dataset import ExampleSet
 from cmdcm.features.input import parse_examples
 from cmdcm.features.tfrecord import read_records
@@ -86,7 +92,8 @@ def export_model(
         model.spec, serialized[: settings.max_warmup_rows], settings.warmup_candidates
     )
     every_row = {EXAMPLES_INPUT: np.array(serialized, object)}
-    made = [*warmup, (EXAMPLES_SIGNATURE, every_row)]
+    users = requests_of_users(model.spec, serialized, max(settings.warmup_candidates))
+    made = [*warmup, (EXAMPLES_SIGNATURE, every_row), *users]
     expected = [served_scores(model, *request) for request in made]
     with staging_directory(base) as staging, tempfile.TemporaryDirectory() as checks:
         save_model(model, staging, settings)

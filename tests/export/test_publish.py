@@ -14,45 +14,22 @@ from cmdcm.core.config import Config
 from cmdcm.core.errors import ExportError
 from cmdcm.core.files import read_manifest, verify_manifest
 from cmdcm.core.locations import location
-from cmdcm.export import publish
+from cmdcm.export import publish, signatures
 from cmdcm.export.model_card import model_card
 from cmdcm.export.publish import export_model
 from cmdcm.export.saved_model import save_model
+from cmdcm.export.signatures import classified
 from cmdcm.export.trust import function_library
 from cmdcm.export.versions import versions
 from cmdcm.export.warmup import WARMUP_FILE
-from cmdcm.features.dataset import ExampleSet
 from cmdcm.features.input import examples, parse_examples
 from cmdcm.features.spec import FeatureSpec
 from cmdcm.features.tfrecord import read_records
 from cmdcm.model.base import OUTPUTS
 from cmdcm.model.calibration import Calibration, HeadCalibration, Map, slice_count
 from cmdcm.model.trained import MODEL, load_model
-from cmdcm.model.training import build_model, train
-
-
-@pytest.fixture(scope="module")
-def data(small_world) -> ExampleSet:
-    return ExampleSet.open(small_world.examples, small_world.config.split)
-
-
-def model_of(data: ExampleSet, config: Config, name: str):
-    tf.keras.utils.set_random_seed(3)
-    config = config.model_copy(update={"model": config.model.model_copy(update={"name": name})})
-    model = build_model(data, config)
-    # Weights far from their start: gates open, biases non-zero.
-    rng = np.random.default_rng(5)
-    for variable in model.trainable_variables:
-        variable.assign_add(rng.normal(0, 0.1, variable.shape))
-    return model, config
-
-
-@pytest.fixture(scope="module")
-def exported(data, small_world, tmp_path_factory):
-    base = tmp_path_factory.mktemp("serving") / "cmdcm"
-    model, config = model_of(data, small_world.config, "cmdcm")
-    version = export_model(model, base, config, data, {"models": {}, "auc": 0.7})
-    return model, version
+from cmdcm.model.training import train
+from cmdcm.tests.export.models import model_of
 
 
 def test_an_export_carries_all_that_a_server_and_a_person_need(exported, data):
@@ -66,13 +43,14 @@ def test_an_export_carries_all_that_a_server_and_a_person_need(exported, data):
         prediction_log_pb2.PredictionLog.FromString(record)
         for record in read_records(version.path / WARMUP_FILE)
     ]
-    sizes = [
-        log.predict_log.request.inputs["item_id"].tensor_shape.dim[0].size
-        for log in logs
-        if log.predict_log.request.model_spec.signature_name == "score_candidates"
+    made = [getattr(log, log.WhichOneof("log_type")).request for log in logs]
+    assert {request.model_spec.name for request in made} == {"cmdcm"}
+    assert [request.model_spec.signature_name for request in made] == [
+        *("serving_default", "score_candidates", "score_candidates"),
+        *("serving_default", "score_candidates", "classify", "regress"),
     ]
+    sizes = [request.inputs["item_id"].tensor_shape.dim[0].size for request in made[1:3]]
     assert sizes == [1, 10]
-    assert {log.predict_log.request.model_spec.name for log in logs} == {"cmdcm"}
 
 
 def test_weights_above_the_threshold_alone_stay_variables(exported, small_world, tmp_path):
@@ -201,6 +179,20 @@ def test_an_export_that_scores_differently_is_never_published(
     with pytest.raises(ExportError, match=r"differs by 0\.001 .* not published"):
         export_model(model, tmp_path, small_world.config, data)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_export_whose_classify_differs_is_never_published(
+    exported, data, small_world, tmp_path, monkeypatch
+):
+    model, _ = exported
+
+    def swapped(outputs):
+        classes, scores = classified(outputs)
+        return classes[:, ::-1], scores
+
+    monkeypatch.setattr(signatures, "classified", swapped)
+    with pytest.raises(ExportError, match="classify differs from serving_default; not published"):
+        export_model(model, tmp_path, small_world.config, data)
 
 
 def test_an_export_that_no_fresh_process_can_load_is_never_published(

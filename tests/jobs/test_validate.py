@@ -15,7 +15,7 @@ from google.protobuf import text_format
 
 from cmdcm.core.files import read_manifest, write_manifest
 from cmdcm.export.signatures import CANDIDATES_SIGNATURE
-from cmdcm.export.warmup import requests, write_warmup
+from cmdcm.export.warmup import requests, write_requests
 from cmdcm.features.dataset import EXAMPLES
 from cmdcm.features.encode import write_tfrecords
 from cmdcm.features.input import parse_examples
@@ -128,7 +128,7 @@ def write_log(path: Path, spec: FeatureSpec, examples: Path, **scale: float) -> 
     for _, inputs in made if scale else []:
         for name, factor in scale.items():
             inputs[name] = (inputs[name] * factor).astype(inputs[name].dtype)
-    write_warmup(path, "cmdcm", made)
+    write_requests(path, "cmdcm", made)
     return path
 
 
@@ -290,7 +290,7 @@ def test_features_that_requests_lack_or_add(tmp_path, rows):
     for _, inputs in made:
         del inputs["weekday"]
         inputs["item_counts"] = inputs["item_counts"][:, 1:]
-    write_warmup(tmp_path / "log", "cmdcm", made)
+    write_requests(tmp_path / "log", "cmdcm", made)
     outcome = validate(tmp_path, "--examples", examples, "--requests", tmp_path / "log")
     assert outcome.found("error") == {
         ("feature_missing", "requests", "price"),
