@@ -9,6 +9,7 @@ from datetime import date, datetime, timedelta
 
 from cmdcm.core.config import Config
 from cmdcm.core.errors import ConfigError
+from cmdcm.core.signals import ending_at_sigterm
 from cmdcm.core.user import user_name
 from cmdcm.datasets.calendar import calendar_of, zone
 from cmdcm.jobs.retrain.decision import Decision
@@ -52,28 +53,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, config: Config) -> int:
-    """Runs the job and prints the decision; 5 if refused, 8 if late, frozen, held or locked."""
+    """Runs the job and prints the decision; 5 if refused, 8 if late, frozen, held or locked.
+
+    Where the job itself is well, the code is that of the day made up for that went worst.
+    """
     timezone = calendar_of(config.calendar).timezone
     as_of = args.as_of or datetime.now(zone(timezone)).date().isoformat()
     if args.override and not (args.by and args.reason):
         raise ConfigError("--override needs --by and --reason")
-    if args.dry_run:
-        for line in describe(config, _name(args, config, as_of), as_of, args.until):
-            print(line)
-        return 0
-    by = args.by or user_name()
-    for day in _days(args.backfill, as_of):
-        last = args.until if args.until in names(until("gate", config.model)) else "gate"
-        _print(retrain(config, Request(_name(args, config, day), day, last, by)), day)
-    reason = args.reason if args.override else ""
-    request = Request(_name(args, config, as_of), as_of, args.until, by, reason)
-    decision = retrain(config, request)
-    _print(decision, as_of)
-    return decision.exit_code
-
-
-def _name(args: argparse.Namespace, config: Config, as_of: str) -> str:
-    return promotion_name(config, args.promotion, as_of)
+    last = args.until if args.until in names(until("gate", config.model)) else "gate"
+    asked = [(day, last, "") for day in _days(args.backfill, as_of)]
+    asked.append((as_of, args.until, args.reason if args.override else ""))
+    by, codes = args.by or user_name(), []
+    for day, step, reason in asked:
+        promotion = promotion_name(config, args.promotion, day)
+        if args.dry_run:
+            print(*describe(config, promotion, day, step), sep="\n")
+            codes.append(0)
+            continue
+        # A lock that is left behind keeps other machines from the next run.
+        with ending_at_sigterm():
+            decision = retrain(config, Request(promotion, day, step, by, reason))
+        _print(decision, day)
+        codes.append(decision.exit_code)
+    return codes[-1] or max(codes)
 
 
 def _print(decision: Decision, as_of: str) -> None:

@@ -4,7 +4,10 @@ import os
 import signal
 import threading
 
-from cmdcm.core.signals import Termination
+import pytest
+
+from cmdcm.core.errors import CmdcmError, PreemptedError
+from cmdcm.core.signals import Termination, ending_at_sigterm
 
 
 def test_it_is_noted_inside_the_block_alone():
@@ -33,3 +36,25 @@ def test_another_thread_hears_nothing_and_disturbs_nothing():
     thread.start()
     thread.join()
     assert found == [(False, handler)]
+
+
+def test_a_block_ends_where_it_stands_and_gives_back_what_it_holds():
+    before, done = signal.getsignal(signal.SIGTERM), []
+    with pytest.raises(PreemptedError, match="run the same command"), ending_at_sigterm():
+        try:
+            try:
+                signal.raise_signal(signal.SIGTERM)
+            except CmdcmError:
+                done.append("taken for an error of its own")
+            done.append("went on")
+        finally:
+            signal.raise_signal(signal.SIGTERM)  # once more, by somebody impatient
+            done.append("freed")
+    assert done == ["freed"] and signal.getsignal(signal.SIGTERM) is before
+
+
+def test_who_saves_his_state_hears_the_signal_first():
+    with ending_at_sigterm():
+        with Termination() as termination:
+            signal.raise_signal(signal.SIGTERM)
+        assert termination.asked
