@@ -10,8 +10,9 @@ from cmdcm.model.dcmt import counterfactual_prior
 from cmdcm.model.heads import SPACES, entire_space_loss
 from cmdcm.model.losses import weighted_mean
 from cmdcm.model.probability import both, from_logit
+from cmdcm.model.registry import MODELS as REGISTERED
 from cmdcm.model.registry import make_model
-from cmdcm.tests.model.batches import TINY, tiny_spec
+from cmdcm.tests.model.batches import DELAYED, TINY, tiny_spec
 from cmdcm.tests.model.reference import cross_entropy, logit, sigmoid
 
 SPEC = tiny_spec()
@@ -64,6 +65,10 @@ MODELS = {
     "single_task": {},
     "vanilla": {},
     "shared_bottom": {},
+    "mmoe": {},
+    "ple": {},
+    "pepnet": {},
+    "hdr": {},
     "esmm": {},
     "esm2": {},
     "hm3": {},
@@ -72,6 +77,10 @@ MODELS = {
     "dcmt": {"counterfactual_weight": 0.0},
     "cmdcm": {},
 }
+
+
+def test_every_model_is_in_these_tests_or_those_of_delayed_feedback():
+    assert {*MODELS, *DELAYED, "ecad"} == set(REGISTERED)  # ecad: test_delayed.py
 
 
 def truth(model) -> dict[str, float]:
@@ -140,6 +149,21 @@ def test_esm2_with_equal_arms_is_esmm():
     assert_equal(esm2.predictions(logits), esmm.predictions(of_esmm), names)
 
 
+@pytest.mark.parametrize(
+    ("name", "settings", "estimator"),
+    [("escm2_ips", {}, "ipw"), ("dcmt", {"counterfactual_weight": 0.0}, "snipw")],
+)
+def test_a_causal_rival_without_its_own_term_is_cmdcm_without_gates(name, settings, estimator):
+    rival, own = model_of(name, **settings), model_of("cmdcm", gate=False, estimator=estimator)
+    logits = {head.name: f32(RANDOM.normal(0, 2)) for head in own.heads}
+    assert {h.name for h in rival.heads} <= set(logits)
+    assert float(total_loss(rival, logits)) == pytest.approx(float(total_loss(own, logits)))
+    of_rival, of_own = gradients_of(rival, logits), gradients_of(own, logits)
+    assert of_rival == pytest.approx(of_own)
+    many = random_logits(own)
+    assert_equal(rival.predictions(many), own.predictions(many), tuple(own.predictions(many)))
+
+
 def test_hm3_with_equal_carts_is_esm2():
     hm3, esm2 = model_of("hm3"), model_of("esm2")
     logits = random_logits(hm3)
@@ -206,3 +230,11 @@ def test_a_heavy_prior_ties_the_arms():
     towards = gradients_of(model, logits)
     effect = rate("delayed", "carted") - rate("delayed", "uncarted")
     assert np.sign(towards["r1"]) == np.sign(effect) == -np.sign(towards["r0"])
+
+
+def test_the_prior_leaves_the_propensity_alone():
+    light, heavy = (model_of("dcmt", counterfactual_weight=w) for w in (0.0, 100.0))
+    logits = {head.name: f32(RANDOM.normal(0, 2)) for head in light.heads}
+    before, after = gradients_of(light, logits), gradients_of(heavy, logits)
+    assert before["r1"] != after["r1"]
+    assert before["propensity"] == after["propensity"]
