@@ -29,7 +29,7 @@ def main(arguments: list[str]) -> int:
     plan, settings = load_plan("ablation", seeds=args.seeds), EvaluationConfig()
     trials = run_trials(trials_of(plan, BENCH), args.workers)
     frame = rows(measure(trials, iter), plan, settings.confidence, settings.correction)
-    remarks = notes(plan, settings.confidence, settings.correction)
+    remarks = notes(plan, trials, settings.confidence, settings.correction)
     print(markdown(plan.title, tables(frame, plan, trials), remarks))
     figures: dict[str, Any] = {"seeds": len(plan.seeds)}
     shown = frame.filter(

@@ -25,7 +25,7 @@ from cmdcm.datasets.log import open_event_log
 from cmdcm.jobs.abtest import compare, replay
 from cmdcm.jobs.bench.plan import load_plan
 from cmdcm.jobs.bench.results import Figure
-from cmdcm.jobs.bench.trials import Trial, run_trials, trials_of
+from cmdcm.jobs.bench.trials import Trial, code_notes, run_trials, trials_of
 from cmdcm.jobs.policies import BUILT_IN, CHANCE, ORACLE, open_scorer
 from cmdcm.model.trained import MODEL
 
@@ -48,6 +48,7 @@ def main(arguments: list[str]) -> int:
     plan = plan.model_copy(update={"models": {name: plan.models[name] for name in MODELS}})
     requests = REQUESTS if args.full else QUICK_REQUESTS
     trials = run_trials(trials_of(plan, BENCH), args.workers)
+    print(*code_notes(trials), file=sys.stderr)
     figures: dict[str, Any] = {"seeds": len(plan.seeds), "requests": requests}
     targets = {}
     for world in plan.worlds:

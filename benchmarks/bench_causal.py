@@ -39,7 +39,7 @@ import numpy as np
 from cmdcm.benchmarks.harness import BENCH, Target, report
 from cmdcm.jobs.bench.plan import load_plan
 from cmdcm.jobs.bench.results import Figure
-from cmdcm.jobs.bench.trials import Trial, run_trials, trials_of
+from cmdcm.jobs.bench.trials import Trial, code_notes, run_trials, trials_of
 from cmdcm.jobs.commands.evaluate import oracle
 from cmdcm.model.bootstrap import UserBootstrap
 from cmdcm.model.causal.rows import CausalRows, causal_rows
@@ -65,6 +65,7 @@ def main(arguments: list[str]) -> int:
         models = {n: m for n, m in plan.models.items() if n in QUICK_MODELS}
         plan = plan.model_copy(update={"models": models})
     trials = run_trials(trials_of(plan, BENCH), args.workers)
+    print(*code_notes(trials), file=sys.stderr)
     figures: dict[str, Any] = {"seeds": len(plan.seeds)}
     for world in plan.worlds:
         for model in plan.models_in(world):

@@ -27,7 +27,7 @@ from cmdcm.core.config import EvaluationConfig
 from cmdcm.jobs.bench.page import markdown
 from cmdcm.jobs.bench.plan import Plan, load_plan
 from cmdcm.jobs.bench.sparsity import ALL, SHARES, best_rival, gap_tables, interval_of, measure_gaps
-from cmdcm.jobs.bench.trials import Trial, run_trials, trials_of
+from cmdcm.jobs.bench.trials import Trial, code_notes, run_trials, trials_of
 from cmdcm.jobs.bench.tuning import tune
 
 QUICK = ("simulate.events=200_000", "training.epochs=2")
@@ -63,6 +63,7 @@ def main(arguments: list[str]) -> int:
         f"{len(plan.seeds)} seeds; means with {100 * confidence:g} % intervals, Student's t.",
         "Metrics are expectations over the true probabilities.",
         "Shares of the gap in log loss start at vanilla (conversion) or at the training rate.",
+        *code_notes(trials),
     ]
     print(markdown(plan.title, gap_tables(frame, confidence), remarks))
     figures = _figures(frame, plan, trials)

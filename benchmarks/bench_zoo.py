@@ -49,7 +49,7 @@ def main(arguments: list[str]) -> int:
     trials, found = tune(trials_of(plan, BENCH), plan, BENCH, args.workers)
     trials = run_trials(trials, args.workers)
     frame = rows(measure(trials, iter), plan, settings.confidence, settings.correction)
-    remarks = notes(plan, settings.confidence, settings.correction)
+    remarks = notes(plan, trials, settings.confidence, settings.correction)
     print(markdown(plan.title, tables(frame, plan, trials, found), remarks))
     figures: dict[str, Any] = {"seeds": len(plan.seeds), "tune": plan.tune}
     metrics = ["auc", "log_loss", "pcoc", *GAPS.values()]

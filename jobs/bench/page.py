@@ -8,7 +8,7 @@ import polars as pl
 import cmdcm
 from cmdcm.jobs.bench.plan import Plan
 from cmdcm.jobs.bench.results import GAPS
-from cmdcm.jobs.bench.trials import Trial
+from cmdcm.jobs.bench.trials import Trial, code_notes
 from cmdcm.jobs.bench.tuning import Tuned
 from cmdcm.jobs.bench.tuning import table as tuning_table
 from cmdcm.jobs.report import METRIC_NAMES, template
@@ -44,7 +44,7 @@ def tables(
     return [*made, *([tuning_table(found)] if found else []), _costs(trials)]
 
 
-def notes(plan: Plan, confidence: float, correction: str) -> list[str]:
+def notes(plan: Plan, trials: Sequence[Trial], confidence: float, correction: str) -> list[str]:
     """Returns what a reader should know of the tables."""
     level = f"{100 * confidence:g} %"
     return [
@@ -56,6 +56,7 @@ def notes(plan: Plan, confidence: float, correction: str) -> list[str]:
         "RI, relative improvement: (m - vanilla) / (oracle - vanilla); 0 is vanilla, 1 the oracle.",
         f"{BEST} marks the best model of a column; the oracle and models that are taught the truth "
         "are no rivals.",
+        *code_notes(trials),
     ]
 
 

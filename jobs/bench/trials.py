@@ -5,12 +5,12 @@
         model/                  the trained model
         predictions.parquet     its predictions on the test split
         holdout.parquet         and on the validation split
-        trial.json              what it cost; written last
+        trial.json              what it cost, and the revision of the code; written last
 
 A key is a hash of the settings that are not the defaults, so that benches with an output in common
-share their trials; a folder that was made with another default is made anew. Code is no part of it:
-after a change of a model's code choose another output. Worlds and trials are made on several
-processes (`processes.py`).
+share their trials; a folder that was made with another default is made anew. Code is no part of it,
+but the results say where other code made the trials: after a change of a model's code choose
+another output. Worlds and trials are made on several processes (`processes.py`).
 """
 
 import hashlib
@@ -26,6 +26,7 @@ import polars as pl
 
 from cmdcm.core.config import Config
 from cmdcm.core.files import MANIFEST, read_json, sha256, write_json
+from cmdcm.core.revision import code_revision
 from cmdcm.datasets.log import open_event_log
 from cmdcm.datasets.simulator import EVENTS, TRUTH, simulate
 from cmdcm.features.dataset import ExampleSet
@@ -204,12 +205,24 @@ def run_trial(trial: Trial) -> None:
         "scoring_ms": scoring_ms(model, data),
         "parameters_read": parameters_read(model),
         "flops_per_candidate": flops_per_candidate(model, data),
+        "code_revision": code_revision(),
     }
     shutil.rmtree(trial.folder / MODEL, ignore_errors=True)
     (run / MODEL).rename(trial.folder / MODEL)
     shutil.rmtree(trial.folder / "examples", ignore_errors=True)
     write_json(trial.folder / TRIAL, cost)
     remove_run(run)
+
+
+def code_notes(trials: Sequence[Trial]) -> list[str]:
+    """Returns a note where some of finished trials are of other code than the present."""
+    held = sorted({str(trial.cost().get("code_revision", "unknown")) for trial in trials})
+    if held == [code_revision()]:
+        return []
+    return [
+        f"The code is {code_revision()}; the trials were made by {', '.join(held)}. With another "
+        "output they are made anew."
+    ]
 
 
 def _made(path: Path, config: Config, sections: Sequence[str]) -> bool:

@@ -72,7 +72,7 @@ def run(args: argparse.Namespace, config: Config) -> int:
     figures = measure(trials, lambda groups: track_progress(groups, "evaluating"))
     frame = rows(figures, plan, evaluation.confidence, evaluation.correction)
     made = tables(frame, plan, trials, found)
-    remarks = notes(plan, evaluation.confidence, evaluation.correction)
+    remarks = notes(plan, trials, evaluation.confidence, evaluation.correction)
     with staged_directory(args.output / RESULTS, overwrite=True) as staging:
         frame.write_parquet(staging / "results.parquet")
         seed_rows(figures, trials).write_parquet(staging / "seeds.parquet")

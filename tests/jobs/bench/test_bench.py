@@ -8,6 +8,7 @@ import polars as pl
 import pytest
 
 from cmdcm.core.files import verify_manifest
+from cmdcm.core.revision import code_revision
 from cmdcm.jobs.bench.plan import load_plan
 from cmdcm.jobs.bench.sparsity import measure_gaps
 from cmdcm.jobs.bench.trials import trials_of
@@ -120,6 +121,19 @@ def test_what_is_done_is_not_done_again(output, plan, tmp_path):
     assert pl.read_parquet(copy / "results" / "results.parquet").equals(
         pl.read_parquet(output / "results" / "results.parquet")
     )
+
+
+def test_trials_of_other_code_are_told(output, plan, tmp_path):
+    assert "The code is" not in (output / "results" / "results.md").read_text()
+    copy = shutil.copytree(output, tmp_path / "copy")
+    made = trial(copy, 1, "cmdcm") / "trial.json"
+    made.write_text(json.dumps(json.loads(made.read_text()) | {"code_revision": "abc"}))
+    assert bench(plan, copy) == 0
+    told = f"The code is {code_revision()}; the trials were made by "
+    for name in ("results.md", "results.html"):
+        text = (copy / "results" / name).read_text()
+        assert told in text
+        assert "abc" in text.split(told)[1].split(".")[0]
 
 
 def test_a_trial_that_fails_is_named_and_the_others_are_made(output, plan, tmp_path, capfd):
