@@ -1,7 +1,8 @@
 """The sparsity gap: which share of what can be known each model learns (docs/research.md).
 
 The plan `sparsity` (jobs/bench/plans/sparsity.toml), small unless `--full`. Without arguments: two
-worlds, two seeds, small logs, the given settings; that says that everything runs, and little more.
+worlds, two seeds, the small logs of `make bench-zoo`, whose trials it shares, and the given settings;
+that says that everything runs, and little more.
 `--full` is the plan as it is, with its tuning budget, which takes a day on two cores; it resumes,
 and `--world` and `--seeds` take it in parts. `--events` makes either larger or smaller.
 
@@ -22,6 +23,7 @@ from typing import Any
 
 import polars as pl
 
+from cmdcm.benchmarks.bench_zoo import QUICK
 from cmdcm.benchmarks.harness import BENCH, Target, report
 from cmdcm.core.config import EvaluationConfig
 from cmdcm.jobs.bench.page import markdown
@@ -30,7 +32,6 @@ from cmdcm.jobs.bench.sparsity import ALL, SHARES, best_rival, gap_tables, inter
 from cmdcm.jobs.bench.trials import Trial, code_notes, run_trials, trials_of
 from cmdcm.jobs.bench.tuning import tune
 
-QUICK = ("simulate.events=200_000", "training.epochs=2")
 QUICK_WORLDS = ("taobao", "sparse")
 COSTS = ("table_parameters", "dense_parameters", "parameters_read", "flops_per_candidate")
 OWN = "cmdcm"
