@@ -41,7 +41,7 @@ def requests(
         Pairs of signature and inputs.
     """
     features = _features(spec, serialized)
-    users = np.arange(len(sizes)) * len(serialized) // max(len(sizes), 1)
+    users = [n * len(serialized) // len(sizes) for n in range(len(sizes))]
     return [
         (EXAMPLES_SIGNATURE, {EXAMPLES_INPUT: np.array(list(serialized), object)}),
         *(_of_user(spec, features, u, n) for u, n in zip(users, sizes, strict=True)),
@@ -66,7 +66,7 @@ def requests_of_users(
         if f.shape == "sequence" and f.dtype != "string":
             lengths += np.count_nonzero(features[f.name] != f.default, axis=1)
     order = np.argsort(lengths, kind="stable")
-    return [_of_user(spec, features, order[n], size) for n in (0, len(order) // 2, -1)]
+    return [_of_user(spec, features, int(order[n]), size) for n in (0, len(order) // 2, -1)]
 
 
 def write_requests(path: Path, model_name: str, made: Requests) -> None:

@@ -7,7 +7,7 @@ import contextlib
 import time
 from collections.abc import Iterator
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import grpc
 
@@ -21,10 +21,12 @@ class Call:
     Attributes:
         api: Name of the call: `Predict`, `Classify` ...
         deadline: `time.monotonic()` after which nobody waits for the answer; None for never.
+        arrived: `time.monotonic()` at which it came.
     """
 
     api: str
     deadline: float | None = None
+    arrived: float = field(default_factory=time.monotonic)
 
     def expired(self) -> bool:
         """Returns whether the deadline has passed."""

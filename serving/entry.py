@@ -58,7 +58,6 @@ class Entry:
         Raises:
             StatusError: As `answer`, or DEADLINE_EXCEEDED, the deadline passed before.
         """
-        started = time.perf_counter()
         status = "OK"
         try:
             with work_on(call):
@@ -69,5 +68,5 @@ class Entry:
         finally:
             # Names that clients make up are counted together: each would be a series that stays.
             name = model_name if model_name in self.handlers.models.names() else ""
-            seconds = time.perf_counter() - started
+            seconds = time.monotonic() - call.arrived
             self.metrics.request(name, call.api, entrypoint, status, seconds)

@@ -5,11 +5,11 @@ an empty call takes it 0.4 ms at 0.26 ms of CPU where grpc.aio needs 0.5 and 0.3
 client, 2 cores), as no event loop stands between the call and the thread that runs the graph.
 """
 
+import functools
 import os
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent import futures
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +27,7 @@ from tensorflow_serving.apis import (
     regression_pb2,
 )
 
+from cmdcm.serving.arrivals import Arrivals, CallThreads, arrived
 from cmdcm.serving.calls import Call, deadline_exceeded
 from cmdcm.serving.entry import Entry
 from cmdcm.serving.grpc_requests import RequestReader
@@ -38,7 +39,6 @@ SERVICES = ("tensorflow.serving.PredictionService", "tensorflow.serving.ModelSer
 THREADS = 4 * (os.cpu_count() or 1)
 """Threads that run calls unless told otherwise, as many as tensorflow_model_server has."""
 
-_CALLS_A_THREAD = 32
 _FRAME_BYTES = 1 << 20
 _UNIX = "unix:"
 
@@ -51,6 +51,7 @@ class GrpcOptions:
         addresses: HOST:PORT, port 0 for a free one, or `unix:PATH`.
         max_message_bytes: Largest request and answer.
         threads: Threads that run calls.
+        calls_a_thread: Calls under way or waiting, for each thread; more are refused.
         tls: Encryption of the ports, not of unix sockets; None for none.
         reload_over_network: Whether HandleReloadConfigRequest may come over a port.
         channel_arguments: More arguments of grpc.
@@ -59,6 +60,7 @@ class GrpcOptions:
     addresses: Sequence[str]
     max_message_bytes: int
     threads: int = THREADS
+    calls_a_thread: int = 32
     tls: Tls | None = None
     reload_over_network: bool = True
     channel_arguments: Sequence[tuple[str, int | str]] = ()
@@ -103,7 +105,7 @@ class _PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
         context: grpc.ServicerContext,
     ) -> Any:
         seconds = context.time_remaining()
-        call = Call(api, None if seconds is None else time.monotonic() + seconds)
+        call = Call(api, None if seconds is None else time.monotonic() + seconds, arrived())
         if api == "MultiInference":
             model_name = request.tasks[0].model_spec.name if request.tasks else ""
         else:
@@ -146,7 +148,7 @@ class _ModelService(model_service_pb2_grpc.ModelServiceServicer):
 class GrpcServer:
     """The gRPC server: a bounded pool of threads, and a bounded queue before it.
 
-    More calls at once than 32 for each thread are answered RESOURCE_EXHAUSTED.
+    More calls at once than `calls_a_thread` for each thread are answered RESOURCE_EXHAUSTED.
 
     Args:
         entry: Answers the calls.
@@ -169,10 +171,12 @@ class GrpcServer:
             **dict(options.channel_arguments),
         }
         self._health = health.HealthServicer()
+        threads, most = CallThreads(options.threads), options.calls_a_thread * options.threads
+        refused = functools.partial(entry.metrics.refused, "GRPC", "RESOURCE_EXHAUSTED")
         self._server = grpc.server(
-            futures.ThreadPoolExecutor(options.threads, thread_name_prefix="grpc"),
-            interceptors=[RequestReader()],
-            maximum_concurrent_rpcs=_CALLS_A_THREAD * options.threads,
+            threads,
+            interceptors=[Arrivals(threads, most, refused), RequestReader()],
+            maximum_concurrent_rpcs=most,
             options=list(arguments.items()),
         )
         prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(

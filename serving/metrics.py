@@ -108,6 +108,10 @@ class Metrics:
         if status == "OK":
             self._request_latency(model_name, api, entrypoint).observe(seconds * 1e6)
 
+    def refused(self, entrypoint: str, status: str) -> None:
+        """Counts a call that was answered before the model that it asks for was known."""
+        self.request("", "", entrypoint, status, 0.0)
+
     def runtime(self, model_name: str, seconds: float) -> None:
         """Counts a run of the graph, queuing included, for the current call."""
         call = current_call()

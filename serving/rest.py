@@ -103,6 +103,7 @@ class RestApp:
             await self._read(request, body)
             response = await self._answer(request, body)
         except StatusError as error:  # the rest of the body is not read
+            self._entry.metrics.refused("REST", error.code.name)
             response = _failure(error, {"Connection": "close"})
         except ClientDisconnect:
             return
@@ -191,7 +192,7 @@ class RestApp:
     def _infer(self, route: re.Match[str], body: bytes, deadline: float) -> dict[str, Any]:
         spec = _model_spec(route)
         method = route["method"].lower()
-        call = Call(_APIS[method], deadline)
+        call = Call(_APIS[method], deadline, arrived=deadline - self._timeout_seconds)
         handler: Callable[[], dict[str, Any]] = functools.partial(
             getattr(self, f"_{method}"), spec, body
         )

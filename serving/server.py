@@ -201,6 +201,7 @@ class EmbeddedServer:
             addresses=addresses,
             max_message_bytes=max_bytes,
             threads=config.grpc_max_threads or THREADS,
+            calls_a_thread=config.max_calls_a_thread,
             tls=self._tls,
             reload_over_network=reload_over_network(config, self._tls),
             channel_arguments=_channel_arguments(config.grpc_channel_arguments),

@@ -46,6 +46,7 @@ class ServingConfig(Section):
         max_message_mb: Largest request and response.
         grpc_socket_path: Unix socket that takes gRPC calls, too; empty for none.
         grpc_max_threads: Threads that run gRPC calls; 0 for four a CPU.
+        max_calls_a_thread: gRPC calls that run or wait, for each thread; more are refused.
         grpc_channel_arguments: More arguments of gRPC: `key=value,key=value`.
         ssl_config_file: Text proto of SSLConfig for the gRPC port; empty for no TLS.
         rest_api_timeout_in_ms: Longest that a REST request may take once it has arrived.
@@ -77,6 +78,7 @@ class ServingConfig(Section):
     max_message_mb: int = Field(64, ge=1, le=2047)
     grpc_socket_path: str = ""
     grpc_max_threads: int = Field(0, ge=0)
+    max_calls_a_thread: int = Field(32, ge=1)
     grpc_channel_arguments: str = ""
     ssl_config_file: str = ""
     rest_api_timeout_in_ms: int = Field(30_000, ge=1)

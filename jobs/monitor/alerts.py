@@ -128,6 +128,8 @@ def _model_alerts(config: Config) -> list[Alert]:
 
 def _server_alerts(config: Config) -> list[Alert]:
     c, count = config.monitor, f"{_SERVING}:request_count"
+    refused = 'status=~"RESOURCE_EXHAUSTED|UNAVAILABLE|DEADLINE_EXCEEDED"'
+    unknown = 'status=~"NOT_FOUND|INVALID_ARGUMENT"'
     queue_us = 10 * config.deploy.batch_timeout_micros
 
     def p99(metric: str, label: str) -> str:
@@ -138,9 +140,21 @@ def _server_alerts(config: Config) -> list[Alert]:
     return [
         Alert(
             "CmdcmRequestsFail",
-            f'sum by (model_name, status) (rate({count}{{status!="OK"}}[5m])) / on (model_name) '
-            f"group_left () sum by (model_name) (rate({count}[5m])) > {c.max_failed_share:g}",
+            f'sum by (model_name, status) (rate({count}{{status!="OK",model_name!=""}}[5m])) / '
+            f"on (model_name) group_left () sum by (model_name) (rate({count}[5m])) > "
+            f"{c.max_failed_share:g}",
             "2m", "page", "{{ $value | humanizePercentage }} are {{ $labels.status }}", SERVERS,
+        ),
+        Alert(
+            "CmdcmCallsRefused",
+            f'sum(rate({count}{{{refused},model_name=""}}[5m])) / sum(rate({count}[5m])) > '
+            f"{c.max_failed_share:g}",
+            "2m", "page", "{{ $value | humanizePercentage }} of all calls are refused", SERVERS,
+        ),
+        Alert(
+            "CmdcmUnknownModel",
+            f'sum by (status) (rate({count}{{{unknown},model_name=""}}[15m])) > 0',
+            "15m", "ticket", "a caller asks for a model that is not here", SERVERS,
         ),
         Alert(
             "CmdcmServingSlow",

@@ -1,5 +1,6 @@
 """The gRPC services of a running embedded server, called through the official stubs alone."""
 
+import re
 import shutil
 import threading
 
@@ -301,6 +302,27 @@ def test_calls_above_the_bound_are_refused_and_the_others_answered(exports):
         answered = [call for call in calls if call not in refused]
         assert len(answered) >= 30
         assert all(call.result().outputs["y"].float_val == [5.0] for call in answered)
+        page = server.metrics.page().decode()
+    counted = 'request_count{model_name="",status="RESOURCE_EXHAUSTED"}'
+    assert f":tensorflow:serving:{counted} {len(refused)}.0\n" in page
+    # The wait for the thread is part of the latency: each waited 0.2 s or more.
+    (latency,) = re.findall(r"serving:request_latency_sum\S+ (\S+)", page)
+    assert float(latency) >= 0.2e6 * len(answered)
+
+
+def test_the_bound_of_calls_can_be_set(exports):
+    config = ServingConfig(port=0, rest_port=-1, grpc_max_threads=1, max_calls_a_thread=1)
+    with EmbeddedServer(exports / "v1", "v1", config) as server:
+        stubs = Stubs(server.target)
+        wait = predict_request({"token": np.float32(1)}, name="v1", signature="wait")
+        busy = stubs.prediction.Predict.future(wait, timeout=WAIT)
+        served = server.models._served["v1"].versions._serving[1]
+        wait_for(lambda: served.users)
+        try:
+            assert failure(stubs.prediction.Predict, wait).code() == Code.RESOURCE_EXHAUSTED
+        finally:
+            served.servable.predict("release", {"token": np.array(2, np.float32)})
+        busy.result()
 
 
 def _code(call, seconds) -> grpc.StatusCode | None:

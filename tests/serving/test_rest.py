@@ -218,6 +218,8 @@ def test_a_body_above_the_limit_is_refused(exports):
         assert code == 429
         assert "larger than the limit" in answer["error"]
         assert rest.predict({"instances": [[1, 1]]}, "v1")[0] == 200
+        refused = b'request_count{model_name="",status="RESOURCE_EXHAUSTED"} 1.0'
+        assert refused in server.metrics.page()
 
 
 def test_a_chunked_body(v1_rest):

@@ -145,3 +145,53 @@ def test_promtool_sees_the_alerts_fire(tmp_path):
     }
     (tmp_path / "test.yaml").write_text(json.dumps(test))
     promtool("test", "rules", str(tmp_path / "test.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("model", "status", "fires"),
+    [
+        ("", "NOT_FOUND", "CmdcmUnknownModel"),
+        ("", "RESOURCE_EXHAUSTED", "CmdcmCallsRefused"),
+        ("cmdcm", "NOT_FOUND", "CmdcmRequestsFail"),
+    ],
+)
+def test_a_wrong_name_is_a_ticket_and_failing_calls_are_a_page(tmp_path, model, status, fires):
+    (tmp_path / "alerts.yaml").write_text(alert_rules(CONFIG))
+    count = ":tensorflow:serving:request_count"
+    series = {("cmdcm", "OK"): "0+900x40", (model, status): "0+100x40"}
+    by_status = {"status": status} if fires != "CmdcmCallsRefused" else {}
+    by_model = {"model_name": model} if fires == "CmdcmRequestsFail" else {}
+    names = ("CmdcmUnknownModel", "CmdcmCallsRefused", "CmdcmRequestsFail")
+    rules = {rule.name: rule for rule in RULES}
+    assert [rules[name].severity for name in names] == ["ticket", "page", "page"]
+    summary = rules[fires].summary.replace("{{ $value | humanizePercentage }}", "10%")
+    fired = {
+        "exp_labels": {**by_model, **by_status, "severity": rules[fires].severity},
+        "exp_annotations": {
+            "summary": summary.replace("{{ $labels.status }}", status),
+            "runbook": rules[fires].runbook,
+        },
+    }
+    test = {
+        "rule_files": ["alerts.yaml"],
+        "evaluation_interval": "1m",
+        "tests": [
+            {
+                "interval": "1m",
+                "input_series": [
+                    {"series": f'{count}{{model_name="{m}",status="{s}"}}', "values": values}
+                    for (m, s), values in series.items()
+                ],
+                "alert_rule_test": [
+                    {
+                        "eval_time": "35m",
+                        "alertname": name,
+                        "exp_alerts": [fired] if name == fires else [],
+                    }
+                    for name in names
+                ],
+            }
+        ],
+    }
+    (tmp_path / "test.yaml").write_text(json.dumps(test))
+    promtool("test", "rules", str(tmp_path / "test.yaml"))
