@@ -106,8 +106,18 @@ class Checkpoints:
                 self._weights.write(str(self.directory / BEST))
 
     def restore_best(self) -> None:
-        """Restores the weights of the best epoch."""
-        self._weights.read(str(self.directory / BEST)).assert_consumed()
+        """Restores the weights of the best epoch.
+
+        Raises:
+            OutputError: They cannot be read.
+        """
+        path = str(self.directory / BEST)
+        if damage := _damage(path):
+            raise OutputError(
+                f"the weights of the best epoch, {path}, cannot be read: {damage}. Put a copy of "
+                "them there, or start the run anew with --overwrite"
+            )
+        self._weights.read(path).assert_consumed()
 
 
 @contextlib.contextmanager
@@ -127,7 +137,7 @@ def write_errors(directory: Path) -> Iterator[None]:
 def _damage(path: str) -> str | None:
     """Reads all of a checkpoint, whose blocks have checksums; returns what is wrong, if anything.
 
-    What is restored later, such as the optimizers' slots, would be found damaged only then.
+    Restoring it would find damage after a part of it was assigned.
     """
     try:
         reader = tf.train.load_checkpoint(path)

@@ -57,6 +57,17 @@ from cmdcm.model.trained import MODEL, History
 ADAPT_EXAMPLES = 10_000
 """Training examples that set the scale of the numeric inputs."""
 
+MAY_CHANGE = (
+    "strategy",
+    "devices",
+    "tpu",
+    "max_forgetting",
+    "on_forgetting",
+    "keep_checkpoints",
+    "checkpoint_steps",
+)
+"""Settings of [training] that do not change the weights: a run may go on with others."""
+
 CHECK_STEPS = 20
 """Steps between two looks at the losses, for which the process waits for its devices."""
 
@@ -275,10 +286,7 @@ class _Run:
             "config": {
                 "seed": self.config.seed,
                 "model": self.config.model.model_dump(mode="json"),
-                "training": self.config.training.model_dump(
-                    mode="json",
-                    exclude={"strategy", "devices", "tpu", "max_forgetting", "on_forgetting"},
-                ),
+                "training": self.config.training.model_dump(mode="json", exclude=set(MAY_CHANGE)),
             },
             "device_tables": self.place.device_tables,  # their checkpoints are others
             "examples": self.data.manifest["files"],

@@ -114,6 +114,20 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path, caplog, suf
     assert int(other.step.numpy()) == 3
 
 
+@pytest.mark.parametrize(
+    ("suffix", "how"), [("data-00000-of-00001", "flip"), ("index", "cut"), ("index", "remove")]
+)
+def test_damaged_best_weights_are_named_and_change_nothing(tmp_path, suffix, how):
+    run = Run(tmp_path)
+    run.checkpoints.save_best()
+    run.go(1)
+    damage(tmp_path / f"{BEST}.{suffix}", how)
+    before = run.table.numpy()
+    with pytest.raises(OutputError, match=rf"best epoch, {tmp_path}/{BEST}, cannot be read: \S"):
+        run.checkpoints.restore_best()
+    np.testing.assert_array_equal(run.table, before)
+
+
 def test_nothing_but_damage_is_an_error(tmp_path):
     saved(tmp_path)
     for path in tmp_path.glob("*.index"):

@@ -212,6 +212,17 @@ def test_another_configuration_does_not_go_on_with_a_run(undisturbed, small_worl
         train(data, undisturbed, other, progress=False)
 
 
+def test_a_run_goes_on_with_fewer_checkpoints_than_it_began_with(
+    undisturbed, small_world, data, tmp_path, monkeypatch
+):
+    """As after a full disk."""
+    kill(monkeypatch, data, tmp_path / "run", small_world.config, fatal_step=9)
+    fewer = {"keep_checkpoints": 1, "checkpoint_steps": 1000}
+    train(data, tmp_path / "run", with_settings(small_world.config, training=fewer), progress=False)
+    assert_same_weights(weights(tmp_path / "run"), weights(undisturbed))
+    assert len(list((tmp_path / "run" / "checkpoints").glob("ckpt-*.index"))) == 1
+
+
 def test_early_stopping_keeps_the_best_epoch(small_world, data, tmp_path):
     # A rate this high overfits at once, so that the first epochs cannot all be the best.
     config = with_settings(
