@@ -20,14 +20,13 @@ from tensorflow.core.protobuf import meta_graph_pb2
 from tensorflow_serving.apis import prediction_log_pb2
 
 from cmdcm.core.errors import CmdcmError, ExportError
-from cmdcm.core.files import verify_manifest
 from cmdcm.export.signatures import (
     CLASSIFY_SIGNATURE,
     EXAMPLES_SIGNATURE,
     REGRESS_SIGNATURE,
     REGRESSION,
 )
-from cmdcm.export.trust import check_saved_model
+from cmdcm.export.versions import check_version
 from cmdcm.export.warmup import WARMUP_FILE, Arrays, Requests, write_requests
 from cmdcm.features.tfrecord import read_records
 
@@ -124,8 +123,7 @@ def check_in_fresh_process(
 def main(directory: Path, checks: Path) -> int:
     """Checks a version; returns the exit code."""
     try:
-        verify_manifest(directory)
-        check_saved_model(directory)
+        check_version(directory, require_manifest=True)
         warmup = _requests(directory / WARMUP_FILE)
         made = _requests(checks / REQUESTS)
         with np.load(checks / EXPECTED, allow_pickle=False) as stored:

@@ -19,8 +19,9 @@ from pathlib import Path
 from upath import UPath
 
 from cmdcm.core.errors import ExportError
-from cmdcm.core.files import output_errors, put_file, rename_new
+from cmdcm.core.files import MANIFEST, output_errors, put_file, rename_new, verify_manifest
 from cmdcm.core.locations import Location
+from cmdcm.export.trust import check_saved_model
 
 MODEL_FILE = "saved_model.pb"
 _STAGING, _CLAIM = ".staging", ".claim"
@@ -31,6 +32,21 @@ def versions(base: Location) -> list[int]:
     if not base.is_dir():
         return []
     return sorted(int(p.name) for p in base.iterdir() if p.name.isdecimal() and p.is_dir())
+
+
+def check_version(directory: Path, *, require_manifest: bool) -> None:
+    """Checks the files of a version against its manifest, and what its graph may do.
+
+    Args:
+        directory: The version, ours or another SavedModel.
+        require_manifest: Refuse a version without a manifest, as other SavedModels are.
+
+    Raises:
+        DataError: A file is missing, differs or was added, or the graph is not trusted.
+    """
+    if require_manifest or (directory / MANIFEST).exists():
+        verify_manifest(directory)
+    check_saved_model(directory)
 
 
 @contextlib.contextmanager
@@ -82,6 +98,10 @@ def _upload(staging: Path, base: UPath) -> int:
     names = [p.relative_to(staging).as_posix() for p in staging.rglob("*") if p.is_file()]
     for name in sorted(names, key=lambda name: (name == MODEL_FILE, name)):
         put_file(staging / name, target / name)
+        size, arrived = (staging / name).stat().st_size, (target / name).stat().st_size
+        if arrived != size:
+            (target / name).unlink()
+            raise OSError(f"{name} arrived with {arrived} of {size} bytes")
     claim.unlink()
     return number
 

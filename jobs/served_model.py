@@ -1,9 +1,11 @@
-"""Where a command finds what belongs to a served model: its features and its warm-up requests."""
+"""What commands ask of a served model's folders: its features, its newest version, its state."""
 
 import argparse
 from pathlib import Path
 
-from cmdcm.core.errors import ConfigError, DataError
+from cmdcm.core.config import Config
+from cmdcm.core.errors import CmdcmError, ConfigError, DataError, ServingError
+from cmdcm.export.versions import check_version
 from cmdcm.features.spec import FeatureSpec
 from cmdcm.serving.version_folders import find_versions
 
@@ -35,6 +37,18 @@ def load_spec(args: argparse.Namespace) -> FeatureSpec:
             "or --model_base_path DIR (the export directory)"
         )
     return FeatureSpec.load(newest_version(args.model_base_path) / SPEC_FILE)
+
+
+def check_servable(version: int, folder: Path, config: Config) -> None:
+    """Checks a version before servers are told of it: tensorflow_model_server checks nothing.
+
+    Raises:
+        ServingError: Its files differ from its manifest, or its graph is not trusted.
+    """
+    try:
+        check_version(folder, require_manifest=config.serving.require_manifest)
+    except CmdcmError as error:
+        raise ServingError(f"version {version} should not be served: {error}") from error
 
 
 def newest_version(base_path: Path) -> Path:

@@ -23,6 +23,7 @@ def load_servable(
     make_runner: Callable[[Servable], Runner] | None = None,
     *,
     warm: bool = True,
+    require_manifest: bool = False,
     intra_op_threads: int = 0,
     inter_op_threads: int = 0,
 ) -> Servable:
@@ -35,6 +36,7 @@ def load_servable(
         make_runner: How `Servable.predict` runs signatures; None for one run of the graph a call.
         warm: Run its warm-up requests. They go by themselves past `make_runner`: a batcher would
             refuse those that have the user once, and the graph that they warm is the same.
+        require_manifest: Refuse a version that has no manifest.
         intra_op_threads: Threads that share one operation; 0 for one a CPU. TensorFlow has one pool
             of them in a process, and the first session decides.
         inter_op_threads: Operations that run at once, decided likewise; 0 for one a CPU.
@@ -46,7 +48,7 @@ def load_servable(
     """
     path = Path(path)
     try:
-        _verify(path)
+        _verify(path, require_manifest)
         config = _session_config(intra_op_threads, inter_op_threads)
         if has_free_columns(path):
             # On a matmul with bias and activation that TensorFlow has fused, and whose kernel has
@@ -80,8 +82,8 @@ def _session_config(intra_op_threads: int, inter_op_threads: int) -> tf.compat.v
     return config
 
 
-def _verify(path: Path) -> None:
-    if (path / MANIFEST).exists():
+def _verify(path: Path, require_manifest: bool) -> None:
+    if require_manifest or (path / MANIFEST).exists():
         try:
             verify_manifest(path)
         except (CmdcmError, KeyError, TypeError, AttributeError) as error:

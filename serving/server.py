@@ -166,6 +166,7 @@ class EmbeddedServer:
                 version,
                 self._runner,
                 warm=self.config.enable_model_warmup,
+                require_manifest=self.config.require_manifest,
                 intra_op_threads=both or self.config.tensorflow_intra_op_parallelism,
                 inter_op_threads=both or self.config.tensorflow_inter_op_parallelism,
             )

@@ -56,6 +56,7 @@ class ServingConfig(Section):
         monitoring_config_file: Text proto of MonitoringConfig; empty for no metrics page.
         enable_batching: Run concurrent requests of a signature as one.
         batching_parameters_file: Text proto of BatchingParameters; empty for the defaults.
+        require_manifest: Refuse versions without the manifest that `cmdcm export` writes.
         enable_model_warmup: Run a version's warm-up requests before it serves.
         tensorflow_session_parallelism: Threads of one operation, and operations at once; 0 to go by
             the next two.
@@ -88,6 +89,7 @@ class ServingConfig(Section):
     monitoring_config_file: str = ""
     enable_batching: bool = False
     batching_parameters_file: str = ""
+    require_manifest: bool = False
     enable_model_warmup: bool = True
     tensorflow_session_parallelism: int = Field(0, ge=0)
     tensorflow_intra_op_parallelism: int = Field(0, ge=0)

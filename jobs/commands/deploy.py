@@ -10,6 +10,7 @@ from cmdcm.core.errors import ConfigError
 from cmdcm.jobs.deployment.groups import GROUPS, settings_of
 from cmdcm.jobs.deployment.render import Versions, write_deployment
 from cmdcm.jobs.deployment.sizing import measured_cpu_ms, memory_advice, sizing_advice
+from cmdcm.jobs.served_model import check_servable
 from cmdcm.serving.version_folders import find_versions
 
 EXAMPLE = "cmdcm deploy --model_base_path out/serving/cmdcm --output out/deployment"
@@ -35,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, config: Config) -> int:
     """Writes the files, and prints what to do with them."""
-    versions = _versions(args)
+    versions = _versions(args, config)
     advice = _advice(args, config, versions)
     kept = write_deployment(args.output, config, versions, overwrite=args.overwrite)
     if "@sha256:" not in config.deploy.base_image:
@@ -57,23 +58,27 @@ def run(args: argparse.Namespace, config: Config) -> int:
     return 0
 
 
-def _versions(args: argparse.Namespace) -> Versions:
+def _versions(args: argparse.Namespace, config: Config) -> Versions:
     try:
-        found = sorted(find_versions(args.model_base_path))
+        found = find_versions(args.model_base_path)
     except OSError as error:
         raise ConfigError(f"--model_base_path {args.model_base_path}: {error.strerror}") from error
     if not found:
         raise ConfigError(
             f"--model_base_path {args.model_base_path} holds no complete version; run cmdcm export"
         )
-    stable = found[-1] if args.stable is None else args.stable
+    stable = max(found) if args.stable is None else args.stable
     for flag, version in (("--stable", stable), ("--canary", args.canary)):
         if version is not None and version not in found:
             raise ConfigError(
-                f"{flag} {version}: {args.model_base_path} has no such version; it has {found}"
+                f"{flag} {version}: {args.model_base_path} has no such version; it has "
+                f"{sorted(found)}"
             )
     if args.canary == stable:
         raise ConfigError(f"--canary {args.canary} is the stable version")
+    for version in (stable, args.canary):
+        if version is not None:
+            check_servable(version, found[version], config)
     return Versions(args.model_base_path, stable, args.canary)
 
 

@@ -6,6 +6,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from absl import logging
+
 from cmdcm.core.config import Config
 from cmdcm.core.errors import ConfigError, RetrainError, ServingError
 from cmdcm.core.user import user_name
@@ -15,6 +17,7 @@ from cmdcm.jobs.rollout.config_file import ModelConfigFile, Placement, placement
 from cmdcm.jobs.rollout.freeze import frozen
 from cmdcm.jobs.rollout.rollout import Author, Rollout
 from cmdcm.jobs.rollout.server import Server, addresses
+from cmdcm.jobs.served_model import check_servable
 from cmdcm.serving.channels import ClientTls
 
 EXAMPLE = (
@@ -37,6 +40,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--model_config_file",
         type=Path,
         help="the servers' model config file (default: serving.model_config_file)",
+    )
+    parser.add_argument(
+        "--model_base_path",
+        type=Path,
+        help="folder of the numbered versions on this machine (default: that of the model config "
+        "file)",
     )
     parser.add_argument("--model", help="name of the model (default: export.name)")
     parser.add_argument(
@@ -94,11 +103,25 @@ def run(args: argparse.Namespace, config: Config) -> int:
             for target in addresses(args.target)
         ]
         aliases = Aliases(config, file.model) if config.rollout.registry else None
-        rollout = Rollout(file, servers, config.rollout, author, aliases)
+        rollout = Rollout(file, servers, config.rollout, author, aliases, args.model_base_path)
         if args.action == "status":
             return _status(rollout)
+        if args.version is not None:
+            _check(rollout.folder(args.version), args, config)
         _act(rollout, args)
     return 0
+
+
+def _check(folder: Path, args: argparse.Namespace, config: Config) -> None:
+    if folder.is_dir() or args.model_base_path:
+        check_servable(args.version, folder, config)
+    else:
+        logging.warning(
+            "the files of version %d are not checked: %s is not on this machine; pass "
+            "--model_base_path",
+            args.version,
+            folder,
+        )
 
 
 def _act(rollout: Rollout, args: argparse.Namespace) -> None:

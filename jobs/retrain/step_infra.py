@@ -14,9 +14,8 @@ from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
 from cmdcm.core.config import ServingConfig
 from cmdcm.core.errors import CmdcmError, ExportError
-from cmdcm.core.files import verify_manifest
 from cmdcm.core.locations import location
-from cmdcm.export.trust import check_saved_model
+from cmdcm.export.versions import check_version
 from cmdcm.export.warmup import WARMUP_FILE
 from cmdcm.jobs.retrain.steps import DONE, Context
 from cmdcm.jobs.rollout.config_file import Placement, place, write_text_proto
@@ -33,8 +32,7 @@ def run(context: Context, output: Path) -> dict[str, Any]:
     if not isinstance(base, Path):
         return {"digest": digest, "skipped": f"{base} is remote: its servers load it first"}
     try:
-        verify_manifest(base / str(version))
-        check_saved_model(base / str(version))
+        check_version(base / str(version), require_manifest=True)
         answered, rows = _answers(context, base, version, name)
     except CmdcmError:
         # The version is no result to go on from: the next run publishes the model anew.

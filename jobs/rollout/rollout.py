@@ -50,6 +50,7 @@ class Rollout:
         settings: Bounds and waiting times.
         author: Who acts, for the audit log.
         aliases: The registry's aliases, which follow the labels; None for no registry.
+        base_path: Where the versions are on this machine; None for where the file says.
 
     Example:
         >>> rollout = Rollout(file, servers, RolloutConfig(), Author("ann"))  # doctest: +SKIP
@@ -65,12 +66,18 @@ class Rollout:
         settings: RolloutConfig,
         author: Author,
         aliases: Aliases | None = None,
+        base_path: Path | None = None,
     ):
         self.file = file
         self.servers = servers
         self.settings = settings
         self.author = author
         self.aliases = aliases
+        self.base_path = base_path
+
+    def folder(self, version: int) -> Path:
+        """Returns where a version should be on this machine."""
+        return Path(self.base_path or self.file.entry().base_path) / str(version)
 
     def now(self) -> Placement:
         """Returns where the model is; without a label `stable`, their newest version is it.
@@ -222,10 +229,11 @@ class Rollout:
 
     def _shift(self, files: Sequence[Path], stable: int, canary: int) -> Shift:
         if not files:
-            warmup = Path(self.file.entry().base_path) / str(canary) / WARMUP_FILE
+            warmup = self.folder(canary) / WARMUP_FILE
             if not warmup.exists():
                 raise ConfigError(
-                    f"there are no warm-up requests at {warmup}; pass logged requests with --replay"
+                    f"there are no warm-up requests at {warmup}; pass logged requests with "
+                    "--replay, or --model_base_path where the versions are here"
                 )
             files = [warmup]
         requests = read_requests(files, self.settings.max_requests)

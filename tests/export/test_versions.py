@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from cmdcm.core.errors import OutputError
-from cmdcm.core.files import verify_manifest, write_manifest
+from cmdcm.core.errors import ExportError, OutputError
+from cmdcm.core.files import put_file, verify_manifest, write_manifest
 from cmdcm.core.locations import location
 from cmdcm.export.versions import publish, staging_directory, versions
 
@@ -47,11 +47,14 @@ def test_concurrent_exports_take_different_numbers(tmp_path, remote):
     assert {p.name for p in base.iterdir()} == {str(n) for n in numbers}
 
 
-def test_the_model_itself_is_uploaded_last(tmp_path, monkeypatch):
+def test_the_model_itself_is_uploaded_last(monkeypatch):
     order = []
-    monkeypatch.setattr(
-        "cmdcm.export.versions.put_file", lambda source, target: order.append(source.name)
-    )
+
+    def put(source, target):
+        order.append(source.name)
+        put_file(source, target)
+
+    monkeypatch.setattr("cmdcm.export.versions.put_file", put)
     assert publish_one(location("memory://order/cmdcm")) == 1
     assert order == ["config.json", "manifest.json", "variables.index", "saved_model.pb"]
 
@@ -130,6 +133,24 @@ def test_a_remote_version_cut_off_has_no_model_file(monkeypatch, failing):
     assert not (base / "1" / "saved_model.pb").exists()
     monkeypatch.setattr(module, "put_file", original)
     assert publish_one(base) == 2
+
+
+@pytest.mark.parametrize("name", ["saved_model.pb", "other"])
+def test_a_remote_file_that_arrives_cut_makes_no_version(monkeypatch, name):
+    base = location(f"memory://short-{name}/cmdcm")
+    from cmdcm.export import versions as module
+
+    original = module.put_file
+
+    def put(source, target):
+        original(source, target)
+        if (source.name == "saved_model.pb") == (name == "saved_model.pb"):
+            target.write_bytes(source.read_bytes()[:-1])
+
+    monkeypatch.setattr(module, "put_file", put)
+    with pytest.raises(ExportError, match=r"arrived with \d+ of \d+ bytes; no version was made"):
+        publish_one(base)
+    assert not (base / "1" / "saved_model.pb").exists()
 
 
 def test_staging_of_a_living_process_stays(tmp_path):

@@ -9,6 +9,7 @@ import tensorflow as tf
 from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
 
 from cmdcm.core.config import ServingConfig
+from cmdcm.core.errors import ServingError
 from cmdcm.core.files import MANIFEST, write_manifest
 from cmdcm.serving.loading import load_servable
 from cmdcm.serving.server import EmbeddedServer
@@ -22,6 +23,14 @@ def load_error(path) -> StatusError:
         load_servable(path, "m", 5)
     assert "version 5 of 'm'" in str(caught.value)
     return caught.value
+
+
+def test_a_version_without_a_manifest_is_refused_where_one_is_required(base):
+    (base / "1" / MANIFEST).unlink()
+    load_servable(base / "1", "tiny", 1).close()
+    config = ServingConfig(port=0, rest_port=-1, require_manifest=True)
+    with pytest.raises(ServingError, match=r"manifest: .*manifest\.json"):
+        EmbeddedServer(base, "tiny", config).start()
 
 
 def test_a_tampered_file_is_refused(base):

@@ -3,7 +3,9 @@
 import json
 
 import pytest
+from tensorflow.core.protobuf import saved_model_pb2
 
+from cmdcm.core.files import write_manifest
 from cmdcm.jobs.main import main, parse
 from cmdcm.jobs.rollout.config_file import ModelConfigFile
 
@@ -11,10 +13,12 @@ from cmdcm.jobs.rollout.config_file import ModelConfigFile
 @pytest.fixture
 def base(tmp_path):
     """A base path with versions 2 and 10, and a version 11 that has not arrived yet."""
+    model = saved_model_pb2.SavedModel()
+    model.meta_graphs.add()
     for version in ("2", "00000010", "11"):
         (tmp_path / "base" / version).mkdir(parents=True)
     for version in ("2", "00000010"):
-        (tmp_path / "base" / version / "saved_model.pb").touch()
+        (tmp_path / "base" / version / "saved_model.pb").write_bytes(model.SerializeToString())
     return tmp_path / "base"
 
 
@@ -49,6 +53,19 @@ def test_versions_of_ones_own_choice(base, tmp_path, capsys):
     flags = ["--stable", "2", "--canary", "10"]
     assert "stable is version 2, canary 10" in run(capsys, base, tmp_path / "out", *flags)[1]
     assert labels(tmp_path / "out") == {"stable": 2, "canary": 10}
+
+
+def test_a_version_that_was_changed_is_not_deployed(base, tmp_path, capsys):
+    write_manifest(base / "00000010", {"kind": "export"})
+    assert run(capsys, base, tmp_path / "out")[0] == 0
+    (base / "00000010" / "more").touch()
+    for flags in ([], ["--stable", "2", "--canary", "10"]):
+        code, _, err = run(capsys, base, tmp_path / "other", *flags)
+        assert code == 6
+        assert "version 10 should not be served" in err and "more: not in the manifest" in err
+    assert not (tmp_path / "other").exists()
+    strict = ["--stable", "2", "--set", "serving.require_manifest=true"]
+    assert run(capsys, base, tmp_path / "other", *strict)[0] == 6
 
 
 def test_servers_for_the_peak_come_from_the_load_test(base, tmp_path, capsys):

@@ -1,6 +1,7 @@
 """`cmdcm rollout`, as a shell calls it."""
 
 import re
+import shutil
 import time
 
 import pytest
@@ -93,6 +94,34 @@ def test_a_refused_promotion_has_an_exit_code(path, capsys):
         force = ["--force", "--by", "ann", "--reason", "meant to change"]
         assert run(capsys, path, "promote", server.target, *output, *force)[0] == 0
         assert answered(server.target, "stable") == 2
+
+
+def test_a_version_that_was_changed_is_no_canary(path, base, tmp_path, capsys):
+    here = tmp_path / "here"
+    shutil.copytree(base, here)
+    (here / "2" / "more").touch()
+    flags = ["--version", "2", "--model_base_path", str(here)]
+    for action in ("canary", "rollback"):
+        code, _, err = run(capsys, path, action, "127.0.0.1:1", *flags)
+        assert code == 6
+        assert "version 2 should not be served" in err and "more: not in the manifest" in err
+    assert not audit_path(path).exists()
+
+
+def test_where_the_servers_have_the_versions_elsewhere(path, base, tmp_path, capsys, caplog):
+    there = tmp_path / "there"
+    shutil.copytree(base, there)
+    write_config(path, there, {"stable": 1}, 1)
+    with serving(path, count=1) as (server,):
+        assert run(capsys, path, "canary", server.target, "--version", "2")[0] == 0
+        there.rename(tmp_path / "here")  # loaded versions need their folder no more
+        with caplog.at_level("WARNING", logger="absl"):
+            assert run(capsys, path, "canary", "127.0.0.1:1", "--version", "2")[0] == 6
+        assert f"version 2 are not checked: {there / '2'} is not on this machine" in caplog.text
+        code, _, err = run(capsys, path, "promote", server.target)
+        assert (code, "with --replay, or --model_base_path" in err) == (2, True)
+        flags = ["--model_base_path", str(tmp_path / "here")]
+        assert run(capsys, path, "promote", server.target, *flags)[0] == 0
 
 
 def test_over_mutual_tls(path, capsys, tmp_path):
