@@ -2,7 +2,8 @@
 
 Exit codes: 0 done; 1 a defect of ours (with a traceback); 2 wrong usage or configuration; 3 bad
 data; 4 training cannot go on; 5 export refused; 6 serving or scoring failed; 7 output cannot be
-written; 8 the retraining job is locked, late, frozen or held; 130 interrupted.
+written; 8 the retraining job is locked, late, frozen or held; 75 stopped by SIGTERM, and the same
+command goes on; 130 interrupted.
 """
 
 import argparse

@@ -52,6 +52,11 @@ class Place:
     device_tables: bool = False
 
     @property
+    def alone(self) -> bool:
+        """Whether no other process takes the same steps as this one."""
+        return self.workers == 1 or self.asynchronous
+
+    @property
     def replicas(self) -> int:
         """Replicas among which each batch is shared."""
         return int(self.strategy.num_replicas_in_sync)

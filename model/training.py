@@ -9,6 +9,7 @@ With several replicas (`model/strategies.py`) a step's batch, loss and gradient 
 replica, shared out. Of several workers each validates; the chief writes.
 """
 
+import contextlib
 import functools
 import json
 import math
@@ -24,7 +25,7 @@ from cmdcm.core.config import Config
 from cmdcm.core.errors import ConfigError, DataError, OutputError, PreemptedError, TrainingError
 from cmdcm.core.files import staged_directory, staged_file, write_json, write_manifest
 from cmdcm.core.progress import progress_bar
-from cmdcm.core.signals import Termination
+from cmdcm.core.signals import Termination, ending_at_sigterm
 from cmdcm.features.columns import labels_of
 from cmdcm.features.dataset import ExampleSet
 from cmdcm.features.input import examples, input_errors
@@ -111,24 +112,26 @@ def train(
     tf.keras.utils.set_random_seed(config.seed)
     tf.config.experimental.enable_op_determinism()
     place = find_place(config.training)
-    tables = table_spec(data, config.tables, config.training)
-    sizes = table_sizes(tables[0], config.model, config.training.table_optimizer)
-    logging.info("%s", check_tables(sizes, place.servers))
-    if overwrite and place.chief:
-        remove_run(output)
-    with place.strategy.scope():
-        of_tables = make_table_optimizer(config.training)
-        model = build_model(data, config, tables, of_tables if place.device_tables else None)
-        optimizer = make_optimizer(model, config.training, of_tables)
-    served = build_model(data, config, tables) if place.device_tables else model
-    run = _Run(model, served, optimizer, data, Path(output), config, place, progress, observers)
-    run.stepping.meet()  # what was there is deleted
-    run.resume()
-    with run.observers.watch(run.stepping.taken):
-        with Termination() as run.termination:
-            run.train()
-        run.publish()
-    run.stepping.meet()  # the model is there
+    # Outside of the steps there is nothing to save. Of several workers none leaves alone.
+    with ending_at_sigterm() if place.alone else contextlib.nullcontext():
+        tables = table_spec(data, config.tables, config.training)
+        sizes = table_sizes(tables[0], config.model, config.training.table_optimizer)
+        logging.info("%s", check_tables(sizes, place.servers))
+        if overwrite and place.chief:
+            remove_run(output)
+        with place.strategy.scope():
+            of_tables = make_table_optimizer(config.training)
+            model = build_model(data, config, tables, of_tables if place.device_tables else None)
+            optimizer = make_optimizer(model, config.training, of_tables)
+        served = build_model(data, config, tables) if place.device_tables else model
+        run = _Run(model, served, optimizer, data, Path(output), config, place, progress, observers)
+        run.stepping.meet()  # what was there is deleted
+        run.resume()
+        with run.observers.watch(run.stepping.taken):
+            with Termination() as run.termination:
+                run.train()
+            run.publish()
+        run.stepping.meet()  # the model is there
     return served
 
 
@@ -325,7 +328,7 @@ class _Run:
         while self.epoch < training.epochs and self.bad_epochs < training.patience:
             epoch = int(self.epoch.numpy())
             self.skipped.clear()
-            record = {"epoch": epoch + 1.0} | self.fit_epoch(epoch) | self.validate()
+            record = {"epoch": epoch + 1.0} | self.fit_epoch(epoch) | self.validate_or_stop()
             if training.on_corrupt == "skip":
                 record["skipped_files"] = float(len({str(error) for error in self.skipped}))
                 logging.info("epoch %d: %d files skipped", epoch + 1, record["skipped_files"])
@@ -334,6 +337,8 @@ class _Run:
             self.observers.finished_epoch(epoch + 1, {**record, **speed})
             logging.info("epoch %d: %s", epoch + 1, summary(record))
         self.checkpoints.wait()
+        if self.place.alone and self.termination.asked:
+            raise self.stopped()
 
     def fit_epoch(self, epoch: int) -> dict[str, float]:
         """Trains on what is left of an epoch; returns the means that training tracks."""
@@ -410,17 +415,33 @@ class _Run:
                     "or check the examples of that step."
                 )
         if any(parts["stop"] for parts in values):
-            self.checkpoints.save()
-            self.checkpoints.wait()
-            raise PreemptedError(
-                f"stopped by SIGTERM at epoch {int(self.epoch.numpy()) + 1}, step "
-                f"{int(self.step.numpy())}; the state is saved: run the same command to go on"
-            )
+            raise self.stopped()
         if values:
             names = [name for name in values[0] if name != "stop"]
             means = {f"step/{n}": float(np.mean([v[n] for v in values])) for n in names}
             self.observers.stepped(self.stepping.taken, means | self.speed.take())
         return [parts["loss"] for parts in values]
+
+    def stopped(self) -> PreemptedError:
+        """Saves the state; returns what is to be raised."""
+        self.checkpoints.save()
+        self.checkpoints.wait()
+        return PreemptedError(
+            f"stopped by SIGTERM at epoch {int(self.epoch.numpy()) + 1}, step "
+            f"{int(self.step.numpy())}; the state is saved: run the same command to go on"
+        )
+
+    def validate_or_stop(self) -> dict[str, float]:
+        """Validates; at SIGTERM it stops at once, but with several workers at the next steps."""
+        if not self.place.alone:
+            return self.validate()
+        try:
+            with ending_at_sigterm():
+                if not self.termination.asked:
+                    return self.validate()
+        except PreemptedError:
+            pass
+        raise self.stopped()
 
     def validate(self) -> dict[str, float]:
         """Returns AUC, log loss and PCOC of every predicted head on the validation split."""

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from cmdcm.core.config import Config
+from cmdcm.core.errors import PreemptedError
 from cmdcm.features.dataset import ExampleSet
 from cmdcm.model.mlflow_run import trackers
 from cmdcm.model.trained import MODEL, load_history
@@ -32,13 +33,18 @@ def run(args: argparse.Namespace, config: Config) -> int:
     for part in ("train", "validation", "test"):
         days = getattr(data.split, part)
         print(f"{part:10} {data.total(part):>10,} examples, {days[0]}..{days[-1]}")
-    train(
-        data,
-        args.output,
-        config,
-        overwrite=args.overwrite,
-        observers=trackers(data, args.output, config),
-    )
+    try:
+        train(
+            data,
+            args.output,
+            config,
+            overwrite=args.overwrite,
+            observers=trackers(data, args.output, config),
+        )
+    except PreemptedError as error:
+        if args.overwrite:
+            raise PreemptedError(f"{error}, but without --overwrite") from error
+        raise
     history = load_history(args.output / MODEL)
     best = min(history, key=lambda record: record["val_log_loss_conversion"])
     last = history[-1]["epoch"]

@@ -8,6 +8,7 @@ import pytest
 from absl import flags
 
 from cmdcm.core.config import load_config
+from cmdcm.core.errors import CmdcmError
 from cmdcm.datasets.log import open_event_log
 from cmdcm.datasets.simulator import simulate
 from cmdcm.jobs import main as cli
@@ -19,6 +20,13 @@ SECTION = README.split("## Your own log, in twenty lines")[1].split("\n## ")[0]
 (TOML,) = re.findall(r"```toml\n(.*?)```", SECTION, re.DOTALL)
 (COMMANDS,) = re.findall(r"```bash\n(.*?)```", SECTION, re.DOTALL)
 KINDS = {"click": "view", "cart": "add_to_basket", "favourite": "wishlist", "purchase": "order"}
+
+
+def test_it_has_every_exit_code():
+    codes = {CmdcmError.exit_code, *(error.exit_code for error in CmdcmError.__subclasses__())}
+    told = set(map(int, re.findall(r"^\| (\d+) \|", README, re.MULTILINE)))
+    assert told == {0, *codes, 130}
+    assert set(map(int, re.findall(r"(?:codes: |; )(\d+) ", cli.__doc__))) == told
 
 
 def test_it_keeps_its_promise_of_twenty_lines():

@@ -154,6 +154,37 @@ def test_sigterm_saves_the_state_and_the_same_call_goes_on(
     assert taken < 10 + training.CHECK_STEPS
 
 
+def at_sigterm(monkeypatch, name):
+    """Has SIGTERM come when a method of the run is called."""
+    method = getattr(training._Run, name)
+
+    def told(run, *arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return method(run, *arguments)
+
+    monkeypatch.setattr(training._Run, name, told)
+
+
+@pytest.mark.parametrize("phase", ["resume", "validate", "finish_epoch", "calibrate"])
+def test_sigterm_is_heard_outside_of_the_steps(
+    undisturbed, small_world, data, tmp_path, monkeypatch, phase
+):
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        at_sigterm(patch, phase)
+        with pytest.raises(PreemptedError, match="run the same command to go on"):
+            train(data, run, small_world.config, progress=False)
+    assert not (run / MODEL).exists()
+    state = tf.train.latest_checkpoint(str(run / "checkpoints"))
+    if phase == "validate":  # the steps of its epoch are not lost
+        steps = math.ceil(data.total("train") / small_world.config.training.batch_size)
+        reader = tf.train.load_checkpoint(state)
+        assert reader.get_tensor("step/.ATTRIBUTES/VARIABLE_VALUE") == steps
+    assert (state is None) == (phase == "resume")
+    train(data, run, small_world.config, progress=False)
+    assert_same_weights(weights(run), weights(undisturbed))
+
+
 def test_a_damaged_checkpoint_is_passed_over_and_the_run_ends_the_same(
     undisturbed, small_world, data, tmp_path, monkeypatch, caplog
 ):
