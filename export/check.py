@@ -83,12 +83,13 @@ def accept(largest: Mapping[str, float], limits: Mapping[str, float]) -> None:
     Raises:
         ExportError: One is beyond.
     """
-    for name, limit in limits.items():
-        if largest[name] > limit:
-            raise ExportError(
-                f"the export's {name} differs by {largest[name]:.2g} from the model's, more than "
-                f"{limit:g}; not published"
-            )
+    faults = [
+        f"{name} differs by {largest[name]:.2g} from the model's, more than {limit:g}"
+        for name, limit in limits.items()
+        if largest[name] > limit
+    ]
+    if faults:
+        raise ExportError(f"the export's {'; '.join(faults)}; not published")
 
 
 def check_in_fresh_process(

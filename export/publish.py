@@ -27,7 +27,7 @@ from cmdcm.core.locations import Location
 from cmdcm.export.check import accept, check_in_fresh_process, differences
 from cmdcm.export.model_card import MODEL_CARD_FILE, model_card
 from cmdcm.export.saved_model import save_model
-from cmdcm.export.signatures import EXAMPLES_INPUT, EXAMPLES_SIGNATURE, REGRESSION, SIGNATURES
+from cmdcm.export.signatures import EXAMPLES_INPUT, EXAMPLES_SIGNATURE, SIGNATURES
 from cmdcm.export.versions import publish, staging_directory
 from cmdcm.export.warmup import (
     WARMUP_FILE,
@@ -102,7 +102,7 @@ def export_model(
         limits = (
             dict.fromkeys(largest, TOLERANCE)
             if settings.table_dtype == "float32"
-            else {REGRESSION: settings.max_table_loss}
+            else {n: settings.max_table_loss for n in largest if n.startswith("p_")}
         )
         accept(largest, limits)
         extra = (staging / WARMUP_FILE).parent

@@ -18,7 +18,7 @@ class ExportConfig(Section):
         constant_bytes: Weights up to this size become constants of the graph; larger ones stay
             variables. The default keeps tables of more than 131,072 rows of 8 columns variables.
         table_dtype: How the embedding table is held.
-        max_table_loss: Largest absolute difference of p_conversion to the model's that a
+        max_table_loss: Largest absolute difference of a probability to the model's that a
             `table_dtype` other than float32 may make on the checked rows; beyond it nothing is
             published.
     """

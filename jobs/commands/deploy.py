@@ -90,6 +90,12 @@ def _advice(args: argparse.Namespace, config: Config, versions: Versions) -> lis
         settings = settings_of(group, config)
         measured = 0.0 if args.loadtest is None else measured_cpu_ms(args.loadtest, group.signature)
         cpu_ms = measured or settings.cpu_ms_per_request
-        lines += sizing_advice(group.name, settings, utilisation, cpu_ms)
+        if args.loadtest and settings.peak_requests_per_second and not cpu_ms:
+            lines.append(
+                f"{group.name}: no sizing; {args.loadtest} has no server CPU of {group.signature}; "
+                f"repeat cmdcm loadtest with --server_pid PID --signature {group.signature}"
+            )
+        else:
+            lines += sizing_advice(group.name, settings, utilisation, cpu_ms)
         lines += memory_advice(group.name, settings, folder)
     return lines

@@ -259,8 +259,10 @@ def test_a_table_of_another_type_is_measured_and_gated(
     assert tf.as_dtype(dtype) in reader.get_variable_to_dtype_map().values()
     differences = read_manifest(small.path, "export")["largest_differences"]
     assert 1e-6 < differences["p_conversion"] < 0.1
-    with pytest.raises(ExportError, match=r"p_conversion differs by .* more than 1e-07"):
+    with pytest.raises(ExportError, match=r"p_conversion differs by .* more than 1e-07") as caught:
         export_model(model, tmp_path / "b", with_loss(1e-7), data)
+    for name in ("p_direct", "p_cart", "p_delayed"):
+        assert f"{name} differs by " in str(caught.value)
     assert versions(tmp_path / "b") == []
 
 

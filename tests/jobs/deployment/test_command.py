@@ -80,6 +80,16 @@ def test_servers_for_the_peak_come_from_the_load_test(base, tmp_path, capsys):
     assert "examples: no sizing" in printed
 
 
+def test_a_load_test_without_the_servers_cpu_is_told(base, tmp_path, capsys):
+    result = {"signature": "score_candidates", "server_cpu_ms": None}
+    path = tmp_path / "loadtest.json"
+    path.write_text(json.dumps({"results": [result]}))
+    flags = ["--loadtest", str(path), "--set", "deploy.candidates.peak_requests_per_second=300"]
+    printed = run(capsys, base, tmp_path / "out", *flags)[1]
+    assert f"candidates: no sizing; {path} has no server CPU of score_candidates; repeat" in printed
+    assert "--server_pid PID --signature score_candidates\n" in printed
+
+
 @pytest.mark.parametrize("pinned", [False, True])
 def test_an_image_without_a_digest_is_warned_of(base, tmp_path, capsys, caplog, pinned):
     image = "tensorflow/serving:2.21.0" + ("@sha256:" + "0" * 64 if pinned else "")
