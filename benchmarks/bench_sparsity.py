@@ -1,10 +1,10 @@
 """The sparsity gap: which share of what can be known each model learns (docs/research.md).
 
 The plan `sparsity` (jobs/bench/plans/sparsity.toml), small unless `--full`. Without arguments: two
-worlds, two seeds, the small logs of `make bench-zoo`, whose trials it shares, and the given settings;
-that says that everything runs, and little more.
-`--full` is the plan as it is, with its tuning budget, which takes a day on two cores; it resumes,
-and `--world` and `--seeds` take it in parts. `--events` makes either larger or smaller.
+worlds, two seeds, the small logs of `make bench-zoo`, whose trials it shares, and the given
+settings; that says that everything runs, and little more. `--full` is the plan as it is, with its
+tuning budget, which takes a day on two cores; it resumes, and `--world` and `--seeds` take it in
+parts. `--events` makes either larger or smaller.
 
 Metrics are expectations over the true probabilities (jobs/bench/sparsity.py). Targets, of CM-DCM as
 configured:
