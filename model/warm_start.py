@@ -10,7 +10,7 @@ are seen most would hardly learn from a new promotion. Rows and columns that are
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from cmdcm.model.base import RankingModel
 from cmdcm.model.forgetting import check_after, measure_before
 from cmdcm.model.registry import make_model
 from cmdcm.model.trained import MODEL, WEIGHTS, zero_inputs
-from cmdcm.model.transfer import as_text, transfer
+from cmdcm.model.transfer import Match, as_text, transfer, variables
 
 WARM_START_FILE = "warm_start.json"
 RUN_FILE = "run.json"
@@ -155,11 +155,13 @@ def start(
         writes: Whether this process writes; of several workers one does.
 
     Raises:
-        DataError: The source's weights cannot be read, or the examples lack its days.
+        DataError: The source's weights cannot be read, do not fit where nothing is trained, or the
+            examples lack its days.
     """
     old = source.load()
     matches = transfer(old, model)
     logging.info("warm start from %s\n%s", source.path, as_text(matches))
+    check_frozen(model, matches)
     if not writes:
         return
     written = {
@@ -170,6 +172,27 @@ def start(
     }
     with staged_file(output / WARM_START_FILE) as staging:
         write_json(staging, written)
+
+
+def check_frozen(model: RankingModel, matches: Sequence[Match]) -> None:
+    """Checks that what a model does not train was found in the model that it starts from.
+
+    Raises:
+        DataError: Weights that would stay as they were drawn; names them.
+    """
+    learnt, places = {v.ref() for v in model.trainable_variables}, variables(model)
+    lost = [
+        match.name
+        for match in matches
+        if match.kind == "weight" and match.size and not match.matched
+        if places[match.name].trainable and places[match.name].ref() not in learnt
+    ]
+    if lost:
+        raise DataError(
+            f"{model.config.name} trains a part of its network alone, and of the rest "
+            f"training.warm_start has no weights that fit {', '.join(lost)}: give it the [model] "
+            "settings of its base"
+        )
 
 
 def finish(

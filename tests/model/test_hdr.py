@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 
 from cmdcm.core.config import Config, TrainingConfig
+from cmdcm.core.errors import DataError
 from cmdcm.core.files import read_manifest
 from cmdcm.features.dataset import ExampleSet
 from cmdcm.features.promotion_weights import promotion_weights
@@ -14,6 +15,7 @@ from cmdcm.model.steps import train_step
 from cmdcm.model.trained import MODEL, load_history, load_model
 from cmdcm.model.training import train
 from cmdcm.model.transfer import transfer, variables
+from cmdcm.model.warm_start import check_frozen
 from cmdcm.tests.model.batches import random_batch, shake, tiny_model, tiny_spec
 
 SPEC = tiny_spec()
@@ -67,6 +69,22 @@ def test_it_starts_with_the_predictions_of_its_base_bit_for_bit():
     assert np.abs(model(BATCH)["conversion"] - unlike).max() > 0.1, (
         "the test should be able to fail"
     )
+
+
+def test_a_base_of_another_shape_is_refused():
+    model = tiny_model(SPEC, name="hdr")
+    model(BATCH)
+    model.fine_tune(True)
+    same = shake(tiny_model(SPEC, name="single_task"))
+    same(BATCH)
+    check_frozen(model, transfer(same, model))
+    other = shake(tiny_model(SPEC, name="single_task", trunk_units=(3, 2)))
+    other(BATCH)
+    matches = transfer(other, model)
+    with pytest.raises(DataError, match=r"no weights that fit .*trunk/mlp/\S+, .*of its base"):
+        check_frozen(model, matches)
+    model.fine_tune(False)  # all of them are trained
+    check_frozen(model, [match for match in matches if "block" not in match.name])
 
 
 @pytest.mark.parametrize("encoder", ["target_attention", "lrea"])
