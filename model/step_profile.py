@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from cmdcm.core.memory import free_memory
 from cmdcm.model.base import RankingModel
 from cmdcm.model.inputs import Tensors
 from cmdcm.model.steps import losses_and_gradients
@@ -46,6 +47,9 @@ def measure_step(
         optimizer: Its optimizer.
         place: The replicas, which all call it at the same step; not asynchronous ones.
         batch: What one step takes.
+
+    Raises:
+        MemoryError: There is no room for the copy.
     """
     tables = {variable.ref() for variable in model.table_variables}
 
@@ -71,6 +75,9 @@ def measure_step(
         lambda batch: update(batch, dense=True, sparse=True),
     ]
     state = _values(model, optimizer, place)
+    size, free = sum(v.dtype.size * v.shape.num_elements() for v in state), free_memory()
+    if size > free:
+        raise MemoryError(f"a copy of the state takes {size:,} bytes, and {free:,} are free")
     before = [variable.numpy() for variable in state]
     try:
         times = _rounds([_compiled(prefix, place, batch) for prefix in prefixes])

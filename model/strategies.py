@@ -7,9 +7,10 @@ tpu               a TPU or a slice of them
 parameter_server  tables shared out over servers, workers without weights (TF_CONFIG)
 """
 
+import contextlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,7 @@ import tensorflow as tf
 from absl import logging
 
 from cmdcm.core.config import TrainingConfig
-from cmdcm.core.errors import ConfigError
+from cmdcm.core.errors import ConfigError, TrainingError
 
 TF_CONFIG = "TF_CONFIG"
 """The environment variable that tells a process its cluster and its task there, as JSON."""
@@ -57,6 +58,11 @@ class Place:
         return self.workers == 1 or self.asynchronous
 
     @property
+    def background(self) -> bool:
+        """Whether checkpoints can be written while the run goes on."""
+        return not self.asynchronous and not self.device_tables
+
+    @property
     def replicas(self) -> int:
         """Replicas among which each batch is shared."""
         return int(self.strategy.num_replicas_in_sync)
@@ -78,6 +84,20 @@ def find_place(config: TrainingConfig) -> Place:
             f"{place.replicas} replicas; take a multiple of {place.replicas}"
         )
     return place
+
+
+@contextlib.contextmanager
+def cluster_errors(place: Place) -> Iterator[None]:
+    """Turns what TensorFlow raises when a process of a cluster is gone into a `TrainingError`."""
+    try:
+        yield
+    except (tf.errors.UnavailableError, tf.errors.AbortedError) as error:
+        if not place.asynchronous and place.workers == 1:
+            raise
+        raise TrainingError(
+            f"a process of the cluster was lost: {error.message}. Start all of its processes "
+            "again: the run goes on from its last checkpoint"
+        ) from error
 
 
 def cluster(strategy: str) -> Mapping[str, Any]:

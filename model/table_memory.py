@@ -2,18 +2,17 @@
 
 from dataclasses import dataclass
 
-import psutil
-
 from cmdcm.core.config import ModelConfig
 from cmdcm.core.errors import ConfigError
+from cmdcm.core.memory import free_memory
 from cmdcm.features.spec import FeatureSpec
 
 BYTES = 4
 """Of a number: float32."""
 
-COPIES = {"adagrad": 3, "clippy_adagrad": 3, "ftrl": 4}
-"""Of each number in training, by optimizer: the weight, its slots (an accumulator; of FTRL a linear
-term too), and a step's or a checkpoint's copy."""
+NUMBERS = {"adagrad": 2, "clippy_adagrad": 2, "ftrl": 3}
+"""By optimizer, of each weight in training: itself and its slots, an accumulator and of FTRL a
+linear term too."""
 
 KEY_BYTES = 16
 """Of a known id in its list: int64, and a checkpoint's copy."""
@@ -37,18 +36,26 @@ class TableSize:
 
 
 def table_sizes(
-    spec: FeatureSpec, config: ModelConfig, optimizer: str = "adagrad"
+    spec: FeatureSpec, config: ModelConfig, optimizer: str = "adagrad", background: bool = True
 ) -> list[TableSize]:
     """Returns the tables of a model, the largest first.
+
+    Args:
+        spec: The features.
+        config: The model.
+        optimizer: Of the tables.
+        background: Whether checkpoints are written in the background, from a copy of weights and
+            slots that stays in memory; else one of them is copied at a time.
 
     Example:
         >>> from cmdcm.features.spec import Feature
         >>> user = Feature(name="user_id", dtype="int64", side="user", encoding="hash",
         ...                buckets=1000, table="user")
         >>> table_sizes(FeatureSpec(features=(user,)), ModelConfig(embedding_dim=8))
-        [TableSize(name='user', rows=1000, size=96000, listed=False)]
+        [TableSize(name='user', rows=1000, size=128000, listed=False)]
     """
-    width = config.embedding_dim * BYTES * COPIES[optimizer]
+    numbers = NUMBERS[optimizer]
+    width = config.embedding_dim * BYTES * (2 * numbers if background else numbers + 1)
     listed = {f.table for f in spec.inputs if f.encoding == "known"}
     sizes = [
         TableSize(name, rows, rows * (width + KEY_BYTES * (name in listed)), name in listed)
@@ -64,8 +71,8 @@ def check_tables(tables: list[TableSize], servers: int = 1, free: int | None = N
         tables: From `table_sizes`.
         servers: Parameter servers that share them, each with as much memory as this host; 1 for a
             run without.
-        free: Bytes that can be had; by default those of this host's main memory. That of a GPU
-            is not looked at: TensorFlow reports it too late.
+        free: Bytes that can be had; by default `free_memory`, of main memory. That of a GPU is not
+            looked at: TensorFlow reports it too late.
 
     Returns:
         A line that says what they take.
@@ -73,7 +80,7 @@ def check_tables(tables: list[TableSize], servers: int = 1, free: int | None = N
     Raises:
         ConfigError: They do not fit; names the largest and the rows that would.
     """
-    free = int(psutil.virtual_memory().available) if free is None else free
+    free = free_memory() if free is None else free
     total = sum(table.size for table in tables)
     listed = ", ".join(
         f"{t.name} {t.rows:,} {'known ids' if t.listed else 'rows'} {_megabytes(t.size)}"

@@ -49,7 +49,7 @@ from cmdcm.model.scoring import predict
 from cmdcm.model.speed import Speed
 from cmdcm.model.step_profile import measure_step
 from cmdcm.model.steps import Pending, Steps
-from cmdcm.model.strategies import Place, find_place
+from cmdcm.model.strategies import Place, cluster_errors, find_place
 from cmdcm.model.table_memory import check_tables, table_sizes
 from cmdcm.model.tensorboard import TensorBoard
 from cmdcm.model.tpu import build_for_device, refresh
@@ -105,7 +105,8 @@ def train(
         ConfigError: The tables do not fit into memory, the replicas are not there, or a head learns
             a label that the examples do not have.
         DataError: A head without a positive or a negative label in the training examples.
-        TrainingError: A loss is not finite; names step and head.
+        TrainingError: A loss is not finite, with step and head; or a process of the cluster is
+            lost.
         PreemptedError: The process got SIGTERM; the state is saved, and the same call goes on.
         OutputError: `output` holds another run, or a checkpoint cannot be written.
     """
@@ -113,9 +114,12 @@ def train(
     tf.config.experimental.enable_op_determinism()
     place = find_place(config.training)
     # Outside of the steps there is nothing to save. Of several workers none leaves alone.
-    with ending_at_sigterm() if place.alone else contextlib.nullcontext():
+    ending = ending_at_sigterm() if place.alone else contextlib.nullcontext()
+    with cluster_errors(place), ending:
         tables = table_spec(data, config.tables, config.training)
-        sizes = table_sizes(tables[0], config.model, config.training.table_optimizer)
+        sizes = table_sizes(
+            tables[0], config.model, config.training.table_optimizer, place.background
+        )
         logging.info("%s", check_tables(sizes, place.servers))
         if overwrite and place.chief:
             remove_run(output)
@@ -251,7 +255,7 @@ class _Run:
         measure = functools.partial(measure_step, model, optimizer, place)
         self.speed = Speed(
             training.batch_size,
-            None if place.asynchronous or place.device_tables else measure,
+            measure if place.background else None,
             profile_step=config.tracking.profile_step,
             logs=output / "logs",
             trace_steps=config.tracking.trace_steps if place.chief else 0,
@@ -278,7 +282,7 @@ class _Run:
             },
             weights,
             keep=training.keep_checkpoints,
-            background=not place.asynchronous and not place.device_tables,
+            background=place.background,
             writes=place.chief,
         )
 

@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 
 from cmdcm.core.config import TrainingConfig
+from cmdcm.model import step_profile
 from cmdcm.model.optimizer import make_optimizer
 from cmdcm.model.step_profile import measure_step
 from cmdcm.model.steps import Steps
@@ -63,3 +64,10 @@ def test_every_part_is_a_time(measured):
     assert np.all(np.isfinite(astuple(parts)))
     assert min(astuple(parts)) >= 0
     assert parts.forward > 0
+
+
+def test_without_room_for_a_copy_nothing_is_measured(measured, monkeypatch):
+    run, *_ = measured
+    monkeypatch.setattr(step_profile, "free_memory", lambda: 1000)
+    with pytest.raises(MemoryError, match=r"a copy of the state takes [\d,]+ bytes, and 1,000 are"):
+        measure_step(run.model, run.optimizer, run.place, BATCH)

@@ -18,9 +18,9 @@ import pytest
 import tensorflow as tf
 
 from cmdcm.core.config import Config, TablesConfig, TrainingConfig
-from cmdcm.core.errors import ConfigError, PreemptedError
+from cmdcm.core.errors import ConfigError, PreemptedError, TrainingError
 from cmdcm.model import strategies
-from cmdcm.model.strategies import TF_CONFIG, Place, find_place
+from cmdcm.model.strategies import TF_CONFIG, Place, cluster_errors, find_place
 from cmdcm.model.trained import MODEL, load_history, load_model
 from cmdcm.model.transfer import TABLE
 
@@ -197,6 +197,17 @@ def test_tables_that_are_shared_out_train_the_same(small_world, tmp_path):
     rows, dim = state.get_variable_to_shape_map()[f"network/{TABLE}/.ATTRIBUTES/VARIABLE_VALUE"]
     assert dim * rows * 4 >= 2 * strategies._SHARD_BYTES
     assert_equal_models(tmp_path / "1", tmp_path / "2")
+
+
+@pytest.mark.parametrize("lost", [tf.errors.UnavailableError, tf.errors.AbortedError])
+def test_a_lost_process_of_a_cluster_is_told(lost):
+    strategy = SimpleNamespace(num_replicas_in_sync=1)
+    for place in (Place(strategy, workers=2), Place(strategy, asynchronous=True)):
+        told = pytest.raises(TrainingError, match=r"was lost: ps 0 is gone\. Start all of its proc")
+        with told, cluster_errors(place):
+            raise lost(None, None, "ps 0 is gone")
+    with pytest.raises(lost), cluster_errors(Place(strategy)):
+        raise lost(None, None, "no cluster here")
 
 
 def test_a_cluster_without_servers_is_refused(monkeypatch):

@@ -25,17 +25,19 @@ TABLES = table_sizes(SPEC, ModelConfig(embedding_dim=10))
 
 
 def test_sizes_by_hand():
-    """Ten columns of four bytes: weight, accumulator, copy."""
+    """Ten columns of four bytes: weight, accumulator, and a checkpoint's copy of both."""
     assert [(t.name, t.rows, t.size) for t in TABLES] == [
-        ("item", 50_000, 6_000_000),
-        ("user", 1_000, 120_000),
+        ("item", 50_000, 8_000_000),
+        ("user", 1_000, 160_000),
     ]
+    shared = table_sizes(SPEC, ModelConfig(embedding_dim=10), background=False)
+    assert [t.size for t in shared] == [6_000_000, 120_000]
 
 
 def test_what_fits_is_said():
-    line = check_tables(TABLES, free=6_120_000)
-    assert line.startswith("embedding tables take 6.1 MB in training: item 50,000 rows 6.0 MB")
-    assert "3.1 MB on each of 2 parameter servers" in check_tables(TABLES, 2, free=3_060_000)
+    line = check_tables(TABLES, free=8_160_000)
+    assert line.startswith("embedding tables take 8.2 MB in training: item 50,000 rows 8.0 MB")
+    assert "4.1 MB on each of 2 parameter servers" in check_tables(TABLES, 2, free=4_080_000)
     assert check_tables(TABLES)  # of this host's memory
 
 
@@ -44,23 +46,23 @@ def test_a_table_of_known_ids_takes_their_list_too():
     known = hashed("user_id", "user", 1_000).model_copy(update={"encoding": "known"})
     spec, config = FeatureSpec(features=(known,)), ModelConfig(embedding_dim=10)
     (table,) = table_sizes(spec, config, "ftrl")
-    assert table.size == 1_000 * (4 * 10 * 4 + 16)
-    assert "user 1,000 known ids 0.2 MB" in check_tables([table], free=10**6)
+    assert table.size == 1_000 * (6 * 10 * 4 + 16)
+    assert "user 1,000 known ids 0.3 MB" in check_tables([table], free=10**6)
     with pytest.raises(ConfigError, match=r"raise tables\.min_count until it has at most 500, low"):
-        check_tables([table], free=88_000)
+        check_tables([table], free=128_000)
 
 
 def test_several_hashes_of_an_id_take_no_more_rows():
     twice = hashed("user_id", "user", 1_000).model_copy(update={"hashes": 2})
     (table,) = table_sizes(FeatureSpec(features=(twice,)), ModelConfig(embedding_dim=10))
-    assert (table.rows, table.size) == (1_000, 120_000)
+    assert (table.rows, table.size) == (1_000, 160_000)
 
 
 @pytest.mark.parametrize(
     ("free", "servers", "advice"),
     [
-        (3_120_000, 1, "at most 25,000 buckets"),
-        (1_560_000, 2, "at most 25,000 buckets"),
+        (4_160_000, 1, "at most 25,000 buckets"),
+        (2_080_000, 2, "at most 25,000 buckets"),
         (100_000, 1, "shrink the others too"),
     ],
 )
