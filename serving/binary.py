@@ -35,7 +35,7 @@ _SAME_NAME_UNLESS_ZERO = (
 
 
 def binary_command(
-    binary: str, config: ServingConfig, base_path: Path | None, model_name: str
+    binary: str, config: ServingConfig, base_path: str | None, model_name: str
 ) -> list[str]:
     """Returns the command line of tensorflow_model_server that serves the same.
 
@@ -44,14 +44,14 @@ def binary_command(
     Args:
         binary: Path of the program.
         config: What to serve and how.
-        base_path: Folder of the numbered version folders; ignored with a model config file.
+        base_path: Folder or URL of the numbered version folders; ignored with a model config file.
         model_name: Name under which clients ask for the model.
 
     Raises:
         ConfigError: A port of 0: the binary cannot choose one.
 
     Example:
-        >>> command = binary_command("tms", ServingConfig(), Path("/models/m"), "m")
+        >>> command = binary_command("tms", ServingConfig(), "/models/m", "m")
         >>> command[:3]
         ['tms', '--port=8500', '--rest_api_port=8501']
     """
@@ -68,7 +68,7 @@ def binary_command(
     if not config.model_config_file:
         command += [
             f"--model_name={model_name}",
-            f"--model_base_path={Path(base_path or '').absolute()}",
+            f"--model_base_path={_place(base_path or '')}",
         ]
     poll_seconds = max(1, round(config.poll_seconds)) if config.poll_seconds else 0
     command.append(f"--file_system_poll_wait_seconds={poll_seconds}")
@@ -89,7 +89,7 @@ def binary_command(
 
 
 def run_binary(
-    binary: str, config: ServingConfig, base_path: Path | None, model_name: str
+    binary: str, config: ServingConfig, base_path: str | None, model_name: str
 ) -> NoReturn:
     """Replaces this process by tensorflow_model_server.
 
@@ -98,11 +98,21 @@ def run_binary(
         ServingError: The base path is no directory.
     """
     command = binary_command(binary, config, base_path, model_name)
-    if not config.model_config_file and not Path(base_path or "").is_dir():
+    place = Path(base_path or "")
+    if not config.model_config_file and not is_url(str(base_path)) and not place.is_dir():
         raise ServingError(f"model base path {base_path} is not a directory")
     logging.warning("%s listens on all interfaces; keep others out, or give it TLS", BINARY)
     print(" ".join(command), flush=True)
     os.execv(binary, command)  # noqa: S606 - a list of arguments, no shell
+
+
+def is_url(place: str) -> bool:
+    """Returns whether a base path is one of an object store, which the binary reads itself."""
+    return "://" in place
+
+
+def _place(base_path: str) -> str:
+    return base_path if is_url(base_path) else str(Path(base_path).absolute())
 
 
 def _flag(value: object) -> str:

@@ -22,7 +22,7 @@ from cmdcm.core.config import ServingConfig
 from cmdcm.core.errors import ConfigError, ServingError
 from cmdcm.serving.batching import BatchScheduler
 from cmdcm.serving.batching_options import BatchingOptions, read_batching_options
-from cmdcm.serving.binary import BINARY, run_binary
+from cmdcm.serving.binary import BINARY, is_url, run_binary
 from cmdcm.serving.config_poller import ConfigPoller
 from cmdcm.serving.entry import Entry
 from cmdcm.serving.exposure import check_exposure, reload_over_network, rest_host
@@ -241,7 +241,7 @@ class EmbeddedServer:
 
 
 def run_server(
-    config: ServingConfig, base_path: Path | None, model_name: str, *, embedded: bool = False
+    config: ServingConfig, base_path: str | None, model_name: str, *, embedded: bool = False
 ) -> None:
     """Serves until SIGINT or SIGTERM; prints one line with the ports once ready.
 
@@ -249,7 +249,8 @@ def run_server(
 
     Args:
         config: Addresses, limits and files.
-        base_path: Folder of the numbered version folders; None with a model config file.
+        base_path: Folder of the numbered version folders, for tensorflow_model_server a URL, too;
+            None with a model config file.
         model_name: Name under which clients ask for the model; ignored with a model config file.
         embedded: Use the embedded server in any case.
 
@@ -261,7 +262,12 @@ def run_server(
     binary = None if embedded else shutil.which(BINARY)
     if binary is not None:
         run_binary(binary, config, base_path, model_name)
-    server = EmbeddedServer(base_path, model_name, config)
+    if base_path and is_url(base_path):
+        raise ConfigError(
+            f"--model_base_path {base_path} is a URL, and the embedded server reads folders alone; "
+            f"copy the versions to one, or put {BINARY} on PATH"
+        )
+    server = EmbeddedServer(Path(base_path) if base_path else None, model_name, config)
     with _stop_signal() as stopped, server:
         # Else a thread that loads a version keeps a request waiting for 5 ms each time that this
         # needs the interpreter.

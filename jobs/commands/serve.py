@@ -2,7 +2,6 @@
 
 import argparse
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 from cmdcm.core.config import Config, ServingConfig
@@ -16,7 +15,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags, named as tensorflow_model_server's; each is a setting of `serving`."""
     parser.add_argument(
         "--model_base_path",
-        type=Path,
         help="folder of the numbered versions; new ones are picked up while serving",
     )
     parser.add_argument("--model_name", help="name of the model (default: export.name)")

@@ -256,6 +256,21 @@ def test_the_installed_binary_takes_the_place_of_the_process(base, binary, monke
     assert "listens on all interfaces" in caplog.text
 
 
+def test_a_url_goes_to_the_binary_as_it_is_and_the_embedded_server_names_it(binary, monkeypatch):
+    class Replaced(BaseException):
+        """What follows exec is never run."""
+
+    def execv(path, arguments):
+        raise Replaced(*arguments)
+
+    monkeypatch.setattr(os, "execv", execv)
+    with pytest.raises(Replaced) as caught:
+        serve.run(parse(serve, "--model_base_path=gs://b/m"), Config())
+    assert "--model_base_path=gs://b/m" in caught.value.args
+    with pytest.raises(ConfigError, match=r"gs://b/m is a URL.*reads folders alone"):
+        serve.run(parse(serve, "--model_base_path=gs://b/m", "--embedded"), Config())
+
+
 def test_the_installed_binary_cannot_choose_ports(base, binary):
     args = parse(serve, "--model_base_path", base, "--port", 0)
     with pytest.raises(ConfigError, match="cannot choose free ports"):

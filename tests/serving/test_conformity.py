@@ -11,6 +11,7 @@ from grpc_health.v1 import health_pb2
 from tensorflow_serving.apis import model_service_pb2, prediction_service_pb2
 
 from cmdcm.jobs.commands import serve
+from cmdcm.serving import rest
 from cmdcm.serving.status import http_code
 from cmdcm.tests.checkout import ROOT
 from cmdcm.tests.serving.hostile_requests import PREDICTION
@@ -81,6 +82,24 @@ def methods() -> list[str]:
 @pytest.mark.parametrize("method", methods())
 def test_every_method_has_a_row(method):
     assert f"`{method}`" in subjects()
+
+
+@pytest.mark.parametrize("route", [*rest._APIS, *rest._GET_ROUTE.groupindex])
+def test_every_rest_route_has_a_row(route):
+    row = {"name": "NAME", "version": "/versions/N", "label": "/labels/L", "metadata": "/metadata"}
+    assert row.get(route, f":{route}`") in subjects()
+
+
+def codes() -> list[str]:
+    """The codes that the server answers with; status.py alone names all, to translate them."""
+    files = [file for file in (ROOT / "serving").glob("*.py") if file.name != "status.py"]
+    found = re.findall(r"StatusCode\.([A-Z_]+)", "".join(f.read_text("utf-8") for f in files))
+    return sorted({*found} - {"OK"})
+
+
+@pytest.mark.parametrize("code", codes())
+def test_every_code_has_a_row(code):
+    assert any(code in row[1] or code in row[2] for row in rows())
 
 
 @pytest.fixture(scope="module")
