@@ -104,6 +104,15 @@ class PromotionCalendar:
         known = [p.name for p in self.promotions]
         raise ConfigError(f"unknown promotion {name!r}; the calendar has {known}")
 
+    def local_day(self, instant_ms: int) -> str:
+        """Returns the local day (ISO) of an instant in UTC milliseconds.
+
+        Example:
+            >>> PromotionCalendar("Asia/Shanghai", ()).local_day(16 * HOUR_MS)
+            '1970-01-02'
+        """
+        return str(self.local_days(np.array([instant_ms]))[0])
+
     def local_days(self, instants_ms: npt.NDArray[np.int64]) -> npt.NDArray[np.datetime64]:
         """Returns the local day (datetime64[D]) of each UTC instant."""
         local = instants_ms + self._offsets(instants_ms)

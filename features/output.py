@@ -4,8 +4,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from cmdcm.core.errors import DataError
 from cmdcm.core.files import write_manifest
 from cmdcm.datasets.calendar import DAY_MS
@@ -90,7 +88,7 @@ def _no_examples(plan: Plan) -> str:
     first, last = min(e["first_ms"] for e in filled), max(e["last_ms"] for e in filled)
 
     def day(instant: int) -> str:
-        return str(calendar.local_days(np.array([instant]))[0])
+        return calendar.local_day(instant)
 
     windows = [
         f"{p.name} {day(p.pre_promotion_start_ms)}..{day(p.promotion_end_ms - DAY_MS)}"

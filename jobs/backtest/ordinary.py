@@ -9,8 +9,6 @@ window: what is bought at once is `direct`, what is bought on that last day from
 from collections.abc import Iterator
 from datetime import date, timedelta
 
-import numpy as np
-
 from cmdcm.core.errors import DataError
 from cmdcm.core.settings.data import CalendarConfig, PromotionConfig
 from cmdcm.datasets.calendar import PromotionCalendar
@@ -70,5 +68,4 @@ def _starts(calendar: PromotionCalendar, today: date) -> Iterator[date]:
 
 
 def _day(calendar: PromotionCalendar, instant_ms: int) -> date:
-    day: date = calendar.local_days(np.array([instant_ms]))[0].item()
-    return day
+    return date.fromisoformat(calendar.local_day(instant_ms))

@@ -34,15 +34,14 @@ from cmdcm.jobs.retrain.decision import Decision
 from cmdcm.jobs.retrain.job import Request, retrain
 from cmdcm.jobs.retrain.plan import STEPS, extra
 from cmdcm.jobs.retrain.served import adopt
+from cmdcm.jobs.retrain.step_register import lineage
 from cmdcm.jobs.retrain.step_train import RUN
 from cmdcm.jobs.retrain.steps import Context, Done, find, run_step, step_key
-from cmdcm.jobs.retrain.window import Window
+from cmdcm.jobs.retrain.window import MIN_KNOWN, Window
 from cmdcm.model.scoring import predict
 from cmdcm.model.trained import MODEL, load_model
 
 RETRAINED, YESTERDAY, NEVER, ORDINARY = "retrained", "yesterday", "never", "ordinary"
-MIN_KNOWN = 3
-"""Promotions with known labels that a job needs: to train, validate and test."""
 
 
 @dataclass(frozen=True)
@@ -54,12 +53,14 @@ class Replayed:
         as_of: The as-of instant (ISO).
         decision: The job's decision.
         models: Kind of model -> its directory.
+        accepted: What later jobs should know of the model that the gate accepted; None for none.
     """
 
     promotion: str
     as_of: str
     decision: Decision
     models: Mapping[str, Path]
+    accepted: Mapping[str, Any] | None
 
 
 def replay(
@@ -84,12 +85,19 @@ def replay(
     Raises:
         DataError: There is no such promotion in the log.
     """
-    places = {"work": str(output / "work"), "targets": (), "deadline_hours": 0.0}
+    # Logged requests are of today, and no job of then could have read them.
+    places = {"work": str(output / "work"), "targets": (), "replay": (), "deadline_hours": 0.0}
     config = config.model_copy(update={"retrain": config.retrain.model_copy(update=places)})
     work = (output / "work").resolve()
+    calendar = calendar_of(config.calendar)
+    instants = {
+        p: p.pre_promotion_start_ms - lead_days * DAY_MS
+        for p in _chosen(config, promotions, lead_days)
+    }
+    for promotion, instant_ms in instants.items() if ordinary else ():
+        ordinary_days(calendar, instant_ms, promotion.kind)  # tells too few before hours of jobs
     replayed: list[Replayed] = []
-    for promotion in _chosen(config, promotions, lead_days):
-        instant_ms = promotion.pre_promotion_start_ms - lead_days * DAY_MS
+    for promotion, instant_ms in instants.items():
         as_of = datetime.fromtimestamp(instant_ms / 1000, UTC).isoformat()
         before = _serving_at(replayed)
         if before is None:
@@ -102,16 +110,18 @@ def replay(
             lambda instant_ms=instant_ms: instant_ms / 1000,  # type: ignore[misc]
         )
         logging.info("%s: %s", promotion.name, decision.reason)
-        models = dict(_models(decision, before, replayed))
-        if decision.outcome == "stopped" and decision.record["steps"]["gate"]:
-            adopt(work, _accepted(decision))
         window = Window.of(config, promotion.name, as_of)
         done = _done(decision, needed=bool(baselines or ordinary))
+        accepted = None
+        if decision.outcome == "stopped":
+            accepted = lineage(Context(config, window, done, base=_base(done)), None)
+            adopt(work, accepted)
+        models = dict(_models(accepted, before, replayed))
         for name in baselines:
             models[name] = _baseline(config, window, done, name)
         if ordinary:
             models[ORDINARY] = _ordinary(config, window, done)
-        replayed.append(Replayed(promotion.name, as_of, decision, models))
+        replayed.append(Replayed(promotion.name, as_of, decision, models, accepted))
     return replayed
 
 
@@ -172,54 +182,31 @@ def _chosen(config: Config, names: Sequence[str], lead_days: int) -> list[Promot
     return chosen
 
 
-def _accepted(decision: Decision) -> dict[str, Any]:
-    """What later jobs should know of a model that the gate accepted."""
-    steps = decision.record["steps"]
-    features, trained = steps["features"], steps["train"]
-    refreshed = steps.get("refresh", {"summary": {"skipped": ""}})
-    made = trained if "skipped" in refreshed["summary"] else refreshed
-    return {
-        "version": None,
-        "model": str(Path(made["path"]) / RUN / MODEL),
-        "identity": made["summary"]["digest"],
-        "trained": {
-            "model": str(Path(trained["path"]) / RUN / MODEL),
-            "identity": trained["summary"]["digest"],
-        },
-        "features": features["summary"]["digest"],
-        "examples": str(Path(features["path"]) / EXAMPLES),
-        "base": _base(steps),
-        "promotion": decision.record["window"]["promotion"],
-        "as_of": decision.record["window"]["as_of"],
-    }
-
-
-def _base(steps: Mapping[str, Any]) -> dict[str, str] | None:
-    start = steps["train"]["summary"]["warm_start"]
+def _base(done: Mapping[str, Done]) -> dict[str, str] | None:
+    start = done["train"].summary["warm_start"]
     if not start:
         return None
-    done = read_json(Path(start).parents[1] / "step.json", "result of a step")
-    return {"model": start, "identity": done["summary"]["digest"]}
+    found = read_json(Path(start).parents[1] / "step.json", "result of a step")
+    return {"model": start, "identity": found["summary"]["digest"]}
 
 
-def _serving_at(replayed: Sequence[Replayed]) -> dict[str, Any] | None:
+def _serving_at(replayed: Sequence[Replayed]) -> Mapping[str, Any] | None:
     """The model that serves after some promotions were replayed."""
-    accepted = [r.decision for r in replayed if r.decision.outcome == "stopped"]
-    return _accepted(accepted[-1]) if accepted else None
+    accepted = [r.accepted for r in replayed if r.accepted]
+    return accepted[-1] if accepted else None
 
 
 def _models(
-    decision: Decision, before: Mapping[str, Any] | None, replayed: Sequence[Replayed]
+    accepted: Mapping[str, Any] | None,
+    before: Mapping[str, Any] | None,
+    replayed: Sequence[Replayed],
 ) -> Iterator[tuple[str, Path]]:
-    accepted = decision.outcome == "stopped"
-    if accepted:
-        yield RETRAINED, Path(_accepted(decision)["model"])
-    elif before is not None:
-        yield RETRAINED, Path(before["model"])
+    serves = accepted or before
+    if serves is not None:
+        yield RETRAINED, Path(serves["model"])
     if before is not None:
         yield YESTERDAY, Path(before["model"])
-        first = next(r.decision for r in replayed if r.decision.outcome == "stopped")
-        yield NEVER, Path(_accepted(first)["model"])
+        yield NEVER, Path(next(r.accepted for r in replayed if r.accepted)["model"])
 
 
 def _done(decision: Decision, *, needed: bool) -> dict[str, Done]:

@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-import numpy as np
-
 from cmdcm.core.config import Config
 from cmdcm.core.errors import ConfigError, DataError
 from cmdcm.datasets.calendar import Promotion, PromotionCalendar, calendar_of, to_ms
@@ -14,6 +12,9 @@ from cmdcm.features.labels import Periods
 
 NEXT = "next"
 """Stands for the first promotion that is not over."""
+
+MIN_KNOWN = 3
+"""Promotions with known labels that a job needs: to train, validate and test."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class Window:
     @property
     def last_day(self) -> str:
         """The last local day of which something is known (ISO)."""
-        return str(self.calendar.local_days(np.array([self.as_of_ms - 1]))[0])
+        return self.calendar.local_day(self.as_of_ms - 1)
 
     @property
     def phase(self) -> str:

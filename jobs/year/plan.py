@@ -1,16 +1,12 @@
 """When the jobs of the year run, and which of them meets which fault."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-
-import numpy as np
+from dataclasses import dataclass, replace
 
 from cmdcm.core.errors import ConfigError
 from cmdcm.datasets.calendar import DAY_MS, Promotion, PromotionCalendar
+from cmdcm.jobs.retrain.window import MIN_KNOWN
 from cmdcm.jobs.year.faults import LEAD, NIGHT, Fault
-
-MIN_KNOWN = 3
-"""Promotions with known labels that a job needs: to train, validate and test."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +59,7 @@ def plan(
     for name in served:
         promotion = calendar.get(name)
         opens = promotion.pre_promotion_start_ms
-        jobs.append(Night(name, LEAD, _day(calendar, opens - lead_days * DAY_MS)))
+        jobs.append(Night(name, LEAD, calendar.local_day(opens - lead_days * DAY_MS)))
         jobs += [Night(name, NIGHT, day) for day in _nights(calendar, promotion, nights)]
     return _with_faults(jobs, faults)
 
@@ -75,7 +71,7 @@ def _nights(calendar: PromotionCalendar, promotion: Promotion, nights: int) -> l
     if nights >= length:
         raise ConfigError(f"the window of {promotion.name} has {length} days, too few for {nights}")
     steps = [round((n + 1) * length / (nights + 1)) for n in range(nights)]
-    return [_day(calendar, opens + step * DAY_MS) for step in steps]
+    return [calendar.local_day(opens + step * DAY_MS) for step in steps]
 
 
 def _with_faults(jobs: Sequence[Night], faults: Sequence[Fault]) -> list[Night]:
@@ -90,11 +86,4 @@ def _with_faults(jobs: Sequence[Night], faults: Sequence[Fault]) -> list[Night]:
             )
         for n, fault in enumerate(wanted):
             met[places[n * len(places) // len(wanted)]] = fault
-    return [
-        Night(job.promotion, job.job, job.as_of, met.get(n)) if n in met else job
-        for n, job in enumerate(jobs)
-    ]
-
-
-def _day(calendar: PromotionCalendar, instant_ms: int) -> str:
-    return str(calendar.local_days(np.array([instant_ms]))[0])
+    return [replace(job, fault=met.get(n)) for n, job in enumerate(jobs)]

@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from datetime import date, timedelta
 from pathlib import Path
 
-import numpy as np
 from absl import logging
 
 from cmdcm.core.config import Config
@@ -186,14 +185,11 @@ class Year:
         if night.fault is not None and night.fault.name == "late_data":
             as_of = to_ms(night.as_of, self.calendar.timezone)
             ended = [p for p in self.calendar.promotions if p.promotion_end_ms <= as_of]
-            return self._local(ended[-1].promotion_start_ms)
+            return self.calendar.local_day(ended[-1].promotion_start_ms)
         return (date.fromisoformat(night.as_of) - timedelta(1)).isoformat()
 
     def _opens(self, promotion: str) -> str:
-        return self._local(self.calendar.get(promotion).pre_promotion_start_ms)
-
-    def _local(self, instant_ms: int) -> str:
-        return str(self.calendar.local_days(np.array([instant_ms]))[0])
+        return self.calendar.local_day(self.calendar.get(promotion).pre_promotion_start_ms)
 
     def _whole(self) -> set[int]:
         base, whole = Path(self.config.retrain.output), set()

@@ -8,8 +8,9 @@ import polars as pl
 import pytest
 
 from cmdcm.core.config import load_config
-from cmdcm.core.errors import ConfigError
+from cmdcm.core.errors import ConfigError, DataError
 from cmdcm.core.files import read_json, verify_manifest
+from cmdcm.jobs.backtest import replay as module
 from cmdcm.jobs.backtest.replay import replay
 from cmdcm.jobs.main import main, parse
 from cmdcm.tests.jobs.retrain.test_end_to_end import SETTINGS
@@ -25,7 +26,9 @@ def output(small_world, tmp_path_factory) -> Path:
     line += ["--ordinary", "--lead-days", "2"]
     for promotion in PROMOTIONS:
         line += ["--promotion", promotion]
-    for setting in (*SETTINGS, f"retrain.events={small_world.events}"):
+    # Requests that a server logged are of today: no job of then may ask for them.
+    logged = 'retrain.replay=["requests-of-today.tfrecord"]'
+    for setting in (*SETTINGS, f"retrain.events={small_world.events}", logged):
         line += ["--set", setting]
     assert main(parse(line)) == 0
     return folder
@@ -72,3 +75,14 @@ def test_promotions_without_enough_known_ones_are_refused(small_world, tmp_path)
     config = load_config(overrides=[*SETTINGS, f"retrain.events={small_world.events}"])
     with pytest.raises(ConfigError, match="cannot replay"):
         replay(config, tmp_path, ["618-2023"])
+
+
+def test_too_few_ordinary_days_are_told_before_any_job_runs(small_world, tmp_path, monkeypatch):
+    def too_few(calendar, as_of_ms, kind):
+        raise DataError(f"too few before a {kind}")
+
+    monkeypatch.setattr(module, "ordinary_days", too_few)
+    monkeypatch.setattr(module, "retrain", None)
+    config = load_config(overrides=[*SETTINGS, f"retrain.events={small_world.events}"])
+    with pytest.raises(DataError, match="too few before a double11"):
+        replay(config, tmp_path, PROMOTIONS, lead_days=2, ordinary=True)
