@@ -24,7 +24,7 @@ from cmdcm.core.locations import Location
 from cmdcm.export.trust import check_saved_model
 
 MODEL_FILE = "saved_model.pb"
-_STAGING, _CLAIM = ".staging", ".claim"
+_STAGING, _CLAIM, _REFUSED = ".staging", ".claim", ".refused"
 
 
 def versions(base: Location) -> list[int]:
@@ -47,6 +47,15 @@ def check_version(directory: Path, *, require_manifest: bool) -> None:
     if require_manifest or (directory / MANIFEST).exists():
         verify_manifest(directory)
     check_saved_model(directory)
+
+
+def withdraw(base: Path, number: int) -> None:
+    """Takes a version away from the servers of a local base path; its number is not used again.
+
+    It stays as `BASE/.refused-NUMBER`, for who looks into what was wrong with it.
+    """
+    with output_errors(base):
+        (base / str(number)).rename(base / f"{_REFUSED}-{number}")
 
 
 @contextlib.contextmanager
@@ -81,7 +90,7 @@ def publish(staging: Path, base: Location) -> int:
         ExportError: A remote file system failed; no version can be seen there.
     """
     if isinstance(base, Path):
-        number = max(versions(base), default=0) + 1
+        number = max([*versions(base), *_numbers(base, _REFUSED)], default=0) + 1
         with output_errors(base):
             while not rename_new(staging, base / str(number)):
                 number += 1
@@ -108,8 +117,7 @@ def _upload(staging: Path, base: UPath) -> int:
 
 def _claimed(base: UPath) -> tuple[int, UPath]:
     base.mkdir(parents=True, exist_ok=True)
-    claims = [p.name.rpartition("-")[2] for p in base.iterdir() if p.name.startswith(_CLAIM)]
-    number = max([*versions(base), *(int(n) for n in claims if n.isdecimal())], default=0)
+    number = max([*versions(base), *_numbers(base, _CLAIM)], default=0)
     while True:
         number += 1
         claim = base / f"{_CLAIM}-{number}"
@@ -121,6 +129,12 @@ def _claimed(base: UPath) -> tuple[int, UPath]:
         if not (base / str(number)).exists():
             return number, claim
         claim.unlink()
+
+
+def _numbers(base: Location, prefix: str) -> list[int]:
+    """Returns the numbers of hidden names under a base path."""
+    names = [p.name for p in base.iterdir() if p.name.startswith(f"{prefix}-")]
+    return [int(n) for n in (name.rpartition("-")[2] for name in names) if n.isdecimal()]
 
 
 def _is_alive(process: str) -> bool:

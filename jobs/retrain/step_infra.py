@@ -15,8 +15,9 @@ from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 from cmdcm.core.config import ServingConfig
 from cmdcm.core.errors import CmdcmError, ExportError
 from cmdcm.core.locations import location
-from cmdcm.export.versions import check_version
+from cmdcm.export.versions import check_version, withdraw
 from cmdcm.export.warmup import WARMUP_FILE
+from cmdcm.jobs.retrain.served import lineage_path
 from cmdcm.jobs.retrain.steps import DONE, Context
 from cmdcm.jobs.rollout.config_file import Placement, place, write_text_proto
 from cmdcm.jobs.rollout.server import Server
@@ -35,8 +36,12 @@ def run(context: Context, output: Path) -> dict[str, Any]:
         check_version(base / str(version), require_manifest=True)
         answered, rows = _answers(context, base, version, name)
     except CmdcmError:
-        # The version is no result to go on from: the next run publishes the model anew.
+        # Servers that load the newest version should not, and the next run publishes another. What
+        # is registered has answered once and may serve: it stays.
         (context.done["export"].path / DONE).unlink(missing_ok=True)
+        registered = lineage_path(context.work, version).exists()
+        if (base / str(version)).exists() and not registered:
+            withdraw(base, version)
         raise
     return {"digest": digest, "requests": answered, "scores": rows}
 

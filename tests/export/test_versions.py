@@ -11,7 +11,7 @@ import pytest
 from cmdcm.core.errors import ExportError, OutputError
 from cmdcm.core.files import put_file, verify_manifest, write_manifest
 from cmdcm.core.locations import location
-from cmdcm.export.versions import publish, staging_directory, versions
+from cmdcm.export.versions import publish, staging_directory, versions, withdraw
 
 FILES = ("saved_model.pb", "variables/variables.index", "assets.extra/config.json")
 
@@ -168,3 +168,13 @@ def test_a_base_path_that_is_a_file_is_named(tmp_path):
     (tmp_path / "base").touch()
     with pytest.raises(OutputError, match="base"):
         publish_one(tmp_path / "base")
+
+
+def test_a_version_that_was_withdrawn_is_gone_for_servers_and_its_number_with_it(tmp_path):
+    assert [publish_one(tmp_path), publish_one(tmp_path)] == [1, 2]
+    withdraw(tmp_path, 2)
+    assert versions(tmp_path) == [1] and publish_one(tmp_path) == 3
+    verify_manifest(tmp_path / ".refused-2")
+    withdraw(tmp_path, 3)
+    withdraw(tmp_path, 1)
+    assert publish_one(tmp_path) == 4 and versions(tmp_path) == [4]
