@@ -20,7 +20,7 @@ from cmdcm.core.locations import location
 from cmdcm.jobs.retrain.decision import EXIT_CODES, Decision, decide, decided, decision_folder
 from cmdcm.jobs.retrain.lock import JobLock, job_lock
 from cmdcm.jobs.retrain.plan import REFRESH, extra, until
-from cmdcm.jobs.retrain.served import serving_model, taken_back
+from cmdcm.jobs.retrain.served import serving_model, stable_version, taken_back
 from cmdcm.jobs.retrain.snapshot import source_fingerprint
 from cmdcm.jobs.retrain.steps import (
     Context,
@@ -98,6 +98,11 @@ def _check(config: Config, request: Request) -> None:
     until(request.until, config.model)
     if config.retrain.targets and not config.serving.model_config_file:
         raise ConfigError("retrain.targets needs serving.model_config_file, which the servers read")
+    if config.model.name == "hdr":
+        raise ConfigError(
+            "model.name = hdr adapts a base that stands still, and the job would start each model "
+            "from the one before. Train it with cmdcm train --set training.warm_start=BASE"
+        )
     if request.override and not request.by:
         raise ConfigError("to override the gate say who does it: --by NAME")
 
@@ -128,6 +133,7 @@ class _Job:
         self.folder, self.key, self.clock, self.lock = folder, key, clock, lock
         self.started = clock()
         self.serves = serving and serving["identity"]
+        self.stranger = None if serving else stable_version(config)
         self.context = Context(
             config,
             window,
@@ -290,7 +296,7 @@ class _Job:
             "key": self.key,
             "window": self.window.to_json(),
             "serving": serving and serving["identity"],
-            "serving_version": serving and serving["version"],
+            "serving_version": serving["version"] if serving else self.stranger,
             "candidate": self.context.candidate.digest if "train" in done else None,
             "version": registered.summary["version"] if registered else None,
             "override": self.context.override,

@@ -40,6 +40,11 @@ def notes(record: Mapping[str, Any]) -> list[str]:
     if record["override"]:
         by = record["override"]
         said.append(f"The gate's refusal was overridden by {by['by']}: {by['reason']}")
+    if before is not None and record["serving"] is None:
+        said.append(
+            f"No job of this directory made version {before}: the candidate was compared with no "
+            "serving model, and bounds of values alone judged it."
+        )
     said += [
         f"{name}: {done['summary']['skipped']}."
         for name, done in record["steps"].items()

@@ -1,6 +1,7 @@
 """The steps of the job in order, and what else than inputs and settings determines each."""
 
-from collections.abc import Mapping
+import importlib.util
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ STEPS = (
     Step(
         "features",
         ("snapshot", "check"),
-        ("calendar", "labels", "features"),
+        ("calendar", "labels", "features", "split"),  # says how its days are split
         "cmdcm.jobs.retrain.step_features",
     ),
     Step(
@@ -33,7 +34,7 @@ STEPS = (
     Step(
         "train",
         ("features",),  # what `validate` finds is for the gate, and changes no weight
-        ("seed", "model", "training", "calibration", "split"),
+        ("seed", "model", "tables", "training", "calibration", "split"),
         "cmdcm.jobs.retrain.step_train",
     ),
     Step(
@@ -61,11 +62,11 @@ STEPS = (
         "cmdcm.jobs.retrain.step_export",
         effect=True,
     ),
-    Step("infra", ("export",), ("export",), "cmdcm.jobs.retrain.step_infra"),
+    Step("infra", ("export",), ("export", "rollout"), "cmdcm.jobs.retrain.step_infra"),
     Step(
         "register",
         ("export", "infra", "gate", "train", REFRESH, "features"),
-        (),
+        ("rollout",),  # whether there is a registry
         "cmdcm.jobs.retrain.step_register",
         effect=True,
     ),
@@ -111,15 +112,17 @@ def extra(step: Step, context: Context) -> dict[str, Any]:
             }
         case "check":
             values = {"last_day": window.last_day}
+        case "features":
+            values = _modules(config.features.modules)
         case "validate":
             against = context.serving and context.serving["features"]
             same = against == context.done["features"].digest
-            replay = [_content(file) for file in config.retrain.replay]
+            replay = [_stamp(file) for file in config.retrain.replay]
             values = {"against": None if same else against, "requests": replay}
         case "train":
             values = {"base": context.base and context.base["identity"]}
         case "refresh":
-            values = {"as_of_ms": window.as_of_ms}
+            values = {"as_of_ms": window.as_of_ms, **_modules(config.features.modules)}
         case "evaluate" | "gate":
             values = {
                 "serving": context.serving and context.serving["identity"],
@@ -137,11 +140,27 @@ def extra(step: Step, context: Context) -> dict[str, Any]:
     return dict(values)
 
 
-def _content(file: str) -> str:
+def _stamp(file: str) -> list[int]:
+    """Size and time of change of a request log: a day's is too large to read to look for changes.
+
+    Raises:
+        ConfigError: There is no such file.
+    """
     path = Path(file)
     if not path.is_file():
         raise ConfigError(
             f"retrain.replay: {file} is no file. Name TFRecords of PredictionLog that the server "
             "logged, or leave it empty to compare the canary on its warm-up requests"
         )
-    return sha256(path)
+    stat = path.stat()
+    return [stat.st_size, stat.st_mtime_ns]
+
+
+def _modules(names: Sequence[str]) -> dict[str, str]:
+    """Returns the SHA-256 of modules with features of one's own; what is missing its step tells."""
+    found = {name: importlib.util.find_spec(name) for name in names}
+    return {
+        name: sha256(Path(spec.origin))
+        for name, spec in found.items()
+        if spec is not None and spec.has_location and spec.origin
+    }

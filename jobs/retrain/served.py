@@ -36,6 +36,17 @@ def adopt(work: Path, model: Mapping[str, Any]) -> None:
         write_json(staging, dict(model))
 
 
+def stable_version(config: Config) -> int | None:
+    """Returns the version that the servers call `stable`; None without servers or such a label."""
+    if not (config.serving.model_config_file and config.retrain.targets):
+        return None
+    # Loads the protos of TensorFlow Serving, which a job without servers does not need.
+    from cmdcm.jobs.rollout.config_file import STABLE, ModelConfigFile, placement_of
+
+    file = ModelConfigFile(Path(config.serving.model_config_file), config.export.name)
+    return placement_of(file.entry()).labels.get(STABLE)
+
+
 def serving_model(config: Config, work: Path) -> dict[str, Any] | None:
     """Returns what is known of the serving model, None where there is none that a job made.
 
@@ -44,11 +55,7 @@ def serving_model(config: Config, work: Path) -> dict[str, Any] | None:
     from), `features` (digest), `examples` (directory), `promotion`, `as_of`.
     """
     if config.serving.model_config_file and config.retrain.targets:
-        # Loads the protos of TensorFlow Serving, which a job without servers does not need.
-        from cmdcm.jobs.rollout.config_file import STABLE, ModelConfigFile, placement_of
-
-        file = ModelConfigFile(Path(config.serving.model_config_file), config.export.name)
-        stable = placement_of(file.entry()).labels.get(STABLE)
+        stable = stable_version(config)
         if stable is None:
             return None
         if not lineage_path(work, stable).exists():

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,7 +11,10 @@ from cmdcm.core.files import read_json, read_manifest
 from cmdcm.export.warmup import WARMUP_FILE
 from cmdcm.jobs.main import main, parse
 from cmdcm.jobs.registry.registry import Registry
+from cmdcm.jobs.retrain import job
 from cmdcm.jobs.retrain.job import Request, retrain
+from cmdcm.jobs.retrain.plan import steps_of
+from cmdcm.jobs.retrain.steps import Context, Done, Step, run_step
 from cmdcm.jobs.rollout.audit import audit_path
 from cmdcm.jobs.rollout.config_file import ModelConfigFile, Placement, placement_of
 from cmdcm.serving.server import EmbeddedServer
@@ -55,17 +59,44 @@ def folder(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("retrain")
 
 
+class Recording(Config):
+    """Notes which of its sections the code asks for."""
+
+    def __getattribute__(self, name: str) -> Any:
+        if name in Config.model_fields:
+            READ[-1].add(name)
+        return super().__getattribute__(name)
+
+
+READ: list[set[str]] = [set()]
+READ_BY: dict[str, set[str]] = {}
+
+
+def recorded(step: Step, context: Context, key: str) -> Done:
+    """Runs a step and notes what it reads."""
+    READ.append(set())
+    try:
+        return run_step(step, context, key)
+    finally:
+        READ_BY[step.name] = READ.pop()
+
+
 @pytest.fixture(scope="module")
 def first(small_world, folder):
     config = load_config(overrides=settings(folder, small_world.events))
-    return config, retrain(config, Request(PROMOTION, "2024-12-01", by="ann"), NOW)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(job, "run_step", recorded)
+        recording = Recording.model_construct(**dict(config))
+        decision = retrain(recording, Request(PROMOTION, "2024-12-01", by="ann"), NOW)
+    return config, decision
 
 
 def test_the_first_model_is_published_with_its_lineage(first, folder):
     _, decision = first
     assert decision.outcome == "published", decision.reason
     steps = decision.record["steps"]
-    assert steps["infra"]["summary"]["requests"] == 3
+    # Two counts of candidates, examples, and both signatures with a filter of outputs.
+    assert steps["infra"]["summary"]["requests"] == 5
     manifest = read_manifest(folder / "serving" / "tiny" / "1", "export")
     assert manifest["origin"]["model"] == steps["train"]["summary"]["digest"]
     lineage = read_json(folder / "work" / "versions" / "1.json", "lineage")
@@ -76,6 +107,18 @@ def test_the_first_model_is_published_with_its_lineage(first, folder):
     assert "double11-2024" in examples["promotions"]
     assert PROMOTION not in examples["promotions"]
     assert all(step["peak_mib"] > 0 for step in steps.values())
+
+
+def test_what_a_step_reads_is_in_its_key_or_in_that_of_what_it_needs(first):
+    held: dict[str, set[str]] = {}
+    for step in steps_of(first[0].model):
+        held[step.name] = set(step.sections).union(*(held[name] for name in step.needs))
+    # Where things are, how much is logged, and bounds of what a channel takes.
+    elsewhere = {"retrain", "tracking", "serving"}
+    found = {name: sorted(READ_BY[name] - held[name] - elsewhere) for name in held}
+    # Of the gate's settings `plan.extra` names the one that `evaluate` reads: the slices' columns.
+    assert {name: read for name, read in found.items() if read} == {"evaluate": ["gate"]}
+    assert "tables" in READ_BY["train"]
 
 
 def test_the_same_command_again_does_nothing(first, small_world, folder, capsys):

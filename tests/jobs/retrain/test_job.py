@@ -246,6 +246,51 @@ def test_settings_decide_which_steps_are_done_again(fakes, config):
     assert "features" not in fakes.ran and "train" not in fakes.ran
 
 
+def test_another_shape_of_the_tables_trains_again(fakes, config):
+    retrain(config, REQUEST, Clock())
+    fakes.ran.clear()
+    tables = config.tables.model_copy(update={"hashes": {"item": 2}})
+    retrain(config.model_copy(update={"tables": tables}), REQUEST, Clock())
+    assert fakes.ran[0] == "train"
+
+
+def test_other_code_of_one_s_own_features_makes_examples_again(
+    fakes, config, tmp_path, monkeypatch
+):
+    module = tmp_path / "features_of_ours.py"
+    module.write_text("WEEK = 7\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    features = config.features.model_copy(update={"modules": ("features_of_ours",)})
+    config = config.model_copy(update={"features": features})
+    retrain(config, REQUEST, Clock())
+    retrain(config, Request(PROMOTION, "2024-06-11"), Clock())
+    assert fakes.ran.count("train") == 1
+    module.write_text("WEEK = 8\n")
+    fakes.ran.clear()
+    retrain(config, Request(PROMOTION, "2024-06-12"), Clock())
+    assert "features" in fakes.ran
+
+
+def test_logged_requests_are_not_read_to_find_that_nothing_changed(fakes, tmp_path, monkeypatch):
+    log = tmp_path / "requests.tfrecord"
+    log.write_bytes(b"requests")
+    config = config_of(tmp_path, replay=(str(log),))
+    retrain(config, REQUEST, Clock())
+    monkeypatch.setattr("cmdcm.jobs.retrain.plan.sha256", lambda _: 1 / 0)
+    plan = "\n".join(describe(config, PROMOTION, AS_OF))
+    assert "validate    done" in plan
+    log.write_bytes(b"more requests")
+    plan = "\n".join(describe(config, PROMOTION, AS_OF))
+    assert "validate    to do" in plan
+
+
+def test_a_model_that_is_to_start_from_one_base_is_refused(fakes, config):
+    model = config.model.model_copy(update={"name": "hdr"})
+    with pytest.raises(ConfigError, match="adapts a base that stands still"):
+        retrain(config.model_copy(update={"model": model}), REQUEST, Clock())
+    assert fakes.ran == []
+
+
 def test_the_dry_run_tells_sizes_and_times_and_writes_nothing(fakes, config, tmp_path):
     before = sorted(tmp_path.rglob("*"))
     lines = "\n".join(describe(config, PROMOTION, AS_OF))

@@ -30,6 +30,7 @@ def record(**changes: object) -> dict:
         "outcome": "promoted",
         "reason": "version 4 is stable on 2 servers",
         "window": {"promotion": "double11-2026", "as_of": "2026-10-24T16:00:00+00:00"},
+        "serving": "0" * 40,
         "serving_version": 3,
         "decided": "2026-10-25T02:00:00+00:00",
         "by": "ann",

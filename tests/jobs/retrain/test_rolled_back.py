@@ -10,6 +10,7 @@ from cmdcm.core.config import Config, RolloutConfig
 from cmdcm.core.errors import ExportError, RetrainError
 from cmdcm.jobs.retrain import step_canary, step_promote
 from cmdcm.jobs.retrain.job import Request, retrain
+from cmdcm.jobs.retrain.served import lineage_path
 from cmdcm.jobs.rollout.audit import audit_path
 from cmdcm.jobs.rollout.config_file import ModelConfigFile, placement_of
 from cmdcm.jobs.rollout.rollout import Author, Rollout
@@ -154,6 +155,16 @@ def test_a_freeze_that_begins_while_the_job_runs_leaves_labels_as_they_are(world
     assert (decision.outcome, decision.exit_code) == ("frozen", RetrainError.exit_code)
     assert "only a roll-back" in decision.reason
     assert world.fakes.ran[-1] == last and world.labels() == {"stable": 1}
+
+
+def test_the_page_says_that_nobody_knows_the_serving_version(world):
+    known = retrain(world.config, TONIGHT, Clock())
+    assert "compared with no" not in (known.folder / "decision.html").read_text()
+    lineage_path(Path(world.config.retrain.work), 2).unlink()  # as of one exported by hand
+    decision = retrain(world.config, Request(PROMOTION, "2024-06-12"), Clock())
+    page = (decision.folder / "decision.html").read_text()
+    assert "No job of this directory made version 2" in page
+    assert decision.record["serving_version"] == 2 and decision.record["serving"] is None
 
 
 def test_the_audit_log_of_decisions_names_promotion_and_instant(world):

@@ -16,7 +16,7 @@ from cmdcm.jobs.retrain import plan, steps
 from cmdcm.jobs.retrain.served import adopt, write_lineage
 
 PROMOTION, AS_OF = "b-2024", "2024-06-10"
-CALENDAR = {
+CALENDAR: dict[str, Any] = {
     "calendar": {
         "timezone": "Asia/Shanghai",
         "promotions": [
