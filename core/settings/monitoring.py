@@ -24,6 +24,7 @@ class MonitorConfig(Section):
         max_null_rate_rise: Largest rise of an input's null rate over that of the training data.
         max_oov_rate: Largest share of an input's values that are not in its vocabulary.
         max_model_age_hours: Hours since a version that answers traffic was published.
+        max_decision_age_hours: Hours since the retraining job last decided.
         max_event_age_hours: Hours from the log's last event to now.
         max_request_age_hours: Hours from the last logged request to now.
         max_unlabelled_share: Largest share of traffic that versions without a label answer.
@@ -50,7 +51,8 @@ class MonitorConfig(Section):
     max_score_psi: float = Field(0.2, ge=0)
     max_null_rate_rise: float = Field(0.05, ge=0, le=1)
     max_oov_rate: float = Field(0.05, ge=0, le=1)
-    max_model_age_hours: float = Field(48.0, gt=0)
+    max_model_age_hours: float = Field(720.0, gt=0)
+    max_decision_age_hours: float = Field(30.0, gt=0)
     max_event_age_hours: float = Field(6.0, gt=0)
     max_request_age_hours: float = Field(2.0, gt=0)
     max_unlabelled_share: float = Field(0.01, ge=0, le=1)

@@ -58,6 +58,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the servers' model config file, for labels and registry (default: "
         "serving.model_config_file)",
     )
+    parser.add_argument(
+        "--retrain_work", type=Path, help="retrain.work of the job, for what it last decided"
+    )
     parser.add_argument("--now", help="instant to look from, ISO with a time zone (default: now)")
     parser.add_argument(
         "--textfile", type=Path, help="also write the metrics there, for the node exporter"
@@ -112,6 +115,7 @@ def _look(args: argparse.Namespace, config: Config, *, overwrite: bool) -> Mappi
         reference=args.reference,
         base_path=args.model_base_path,
         model_config_file=Path(named) if named else None,
+        retrain_work=args.retrain_work,
     )
     with staged_directory(args.output, overwrite=overwrite) as staging:
         result = monitor(sources, config, _now_ms(args.now))

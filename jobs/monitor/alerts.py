@@ -4,6 +4,7 @@ import json
 from dataclasses import dataclass
 
 from cmdcm.core.config import Config
+from cmdcm.jobs.monitor.retraining import UNWELL
 
 MONITORING, SERVERS = "docs/monitoring.md#alerts", "docs/runbook.md#alerts"
 
@@ -97,6 +98,16 @@ def _model_alerts(config: Config) -> list[Alert]:
             "CmdcmModelOld",
             f"{m}_model_age_seconds > {3600 * c.max_model_age_hours:g}", "0m", "ticket",
             "version {{ $labels.version }} answers traffic, {{ humanizeDuration $value }} old",
+        ),
+        Alert(
+            "CmdcmRetrainUnwell",
+            f'{m}_last_decision_timestamp_seconds{{outcome=~"{"|".join(UNWELL)}"}} > 0',
+            "0m", "ticket", "the retraining job last ended {{ $labels.outcome }}",
+        ),
+        Alert(
+            "CmdcmRetrainLate",
+            f"time() - {m}_last_decision_timestamp_seconds > {3600 * c.max_decision_age_hours:g}",
+            "0m", "ticket", "the retraining job decided nothing for {{ humanizeDuration $value }}",
         ),
         Alert(
             "CmdcmUnlabelledVersion",

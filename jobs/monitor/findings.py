@@ -5,6 +5,7 @@ from typing import Any
 
 from cmdcm.core.config import MonitorConfig
 from cmdcm.jobs.monitor.calibration import ALL
+from cmdcm.jobs.monitor.retraining import UNWELL
 
 _HOUR_MS = 3_600_000
 
@@ -16,7 +17,7 @@ def findings(result: Mapping[str, Any], settings: MonitorConfig) -> list[dict[st
         result: What `monitor` measured.
         settings: The bounds.
     """
-    made = (_calibration, _scores, _inputs, _versions, _times, _drift)
+    made = (_calibration, _scores, _inputs, _versions, _retraining, _times, _drift)
     return [
         {"alert": alert, "text": text} for part in made for alert, text in part(result, settings)
     ]
@@ -87,6 +88,17 @@ def _versions(result: Mapping[str, Any], c: MonitorConfig) -> Iterator[tuple[str
             )
     for fault in result["registry_faults"] or ():
         yield "CmdcmRegistryDiffers", fault
+
+
+def _retraining(result: Mapping[str, Any], c: MonitorConfig) -> Iterator[tuple[str, str]]:
+    decision = result["retraining"]
+    if decision is None:
+        return
+    if decision["outcome"] in UNWELL:
+        yield "CmdcmRetrainUnwell", f"the job ended {decision['outcome']}: {decision['reason']}"
+    age = (result["now_ms"] - decision["time_ms"]) / _HOUR_MS
+    if age > c.max_decision_age_hours:
+        yield "CmdcmRetrainLate", f"the job last decided {age:.1f} hours ago"
 
 
 def _times(result: Mapping[str, Any], c: MonitorConfig) -> Iterator[tuple[str, str]]:

@@ -22,6 +22,7 @@ from cmdcm.features.statistics import read_statistics
 from cmdcm.jobs.monitor.calibration import calibration, match
 from cmdcm.jobs.monitor.findings import findings
 from cmdcm.jobs.monitor.inputs import excess_psi, input_drift, input_rates
+from cmdcm.jobs.monitor.retraining import last_decision
 from cmdcm.jobs.monitor.scores import Scores, read_scores
 from cmdcm.jobs.prediction_logs import read_requests
 from cmdcm.jobs.registry.aliases import Aliases
@@ -47,6 +48,7 @@ class Sources:
         base_path: Base path of the served model; None: nothing is known of ages.
         model_config_file: The servers' model config file; None: nothing is known of labels of
             versions and of the registry.
+        retrain_work: Directory of the retraining job; None: nothing is known of its decisions.
     """
 
     requests: Sequence[Path]
@@ -55,6 +57,7 @@ class Sources:
     reference: Sequence[Path] = field(default=())
     base_path: Path | None = None
     model_config_file: Path | None = None
+    retrain_work: Path | None = None
 
 
 def monitor(sources: Sources, config: Config, now_ms: int) -> dict[str, Any]:
@@ -109,6 +112,7 @@ def monitor(sources: Sources, config: Config, now_ms: int) -> dict[str, Any]:
         "versions": _versions(scores.rows, labels, sources.base_path, now_ms),
         "labels": labels,
         "registry_faults": _registry_faults(sources, config, labels),
+        "retraining": last_decision(sources.retrain_work, now_ms),
         "means": _means(scores.rows),
         "score_drift": _score_drift(
             scored(sources.reference).rows if sources.reference else None, scores.rows

@@ -47,6 +47,8 @@ def _time(time_ms: int | None) -> str:
 
 
 def _overview(result: Mapping[str, Any]) -> Table:
+    decision = result["retraining"]
+    job = f"{decision['outcome']}, {_time(decision['time_ms'])}" if decision else "–"
     rows = (
         ("logged requests", text(result["requests"])),
         ("scored candidates", text(result["rows"])),
@@ -54,6 +56,7 @@ def _overview(result: Mapping[str, Any]) -> Table:
         ("last request", _time(result["last_request_ms"])),
         ("last event", _time(result["last_event_ms"])),
         ("clicks with a score", text(result["matched"])),
+        ("last decision of the retraining job", job),
     )
     return Table("What was looked at", ("", "value"), rows)
 

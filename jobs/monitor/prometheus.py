@@ -28,6 +28,7 @@ METRICS: dict[str, tuple[str, tuple[str, ...]]] = {
     "cmdcm_monitor_oov_rate": ("Share of values not in the vocabulary.", ("input",)),
     "cmdcm_monitor_traffic_share": ("Share of the scores.", ("version", "label")),
     "cmdcm_monitor_model_age_seconds": ("Since the version was published.", ("version",)),
+    "cmdcm_monitor_last_decision_timestamp_seconds": ("The retraining job's last.", ("outcome",)),
     "cmdcm_monitor_registry_faults": ("Differences of aliases and labels.", ()),
     "cmdcm_monitor_findings": ("Alerts that the last run fired.", ("alert",)),
 }
@@ -79,6 +80,8 @@ def metrics_of(result: Mapping[str, Any]) -> CollectorRegistry:
         label = "unknown" if entry["labels"] is None else ",".join(entry["labels"]) or "none"
         put("traffic_share", entry["share"], entry["version"], label)
         put("model_age_seconds", entry["age_seconds"], entry["version"])
+    if decision := result["retraining"]:
+        put("last_decision_timestamp_seconds", seconds(decision["time_ms"]), decision["outcome"])
     if result["registry_faults"] is not None:
         put("registry_faults", len(result["registry_faults"]))
     counts: dict[str, int] = {}

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from cmdcm.core.config import MonitorConfig
-from cmdcm.core.files import write_manifest
+from cmdcm.core.files import write_json, write_manifest
 from cmdcm.features.dataset import ExampleSet
 from cmdcm.features.tfrecord import read_records
 from cmdcm.jobs.main import main, parse
@@ -46,6 +46,16 @@ def run(world, output, *arguments: object, overrides: tuple[str, ...] = ()) -> i
     return main(parse([*map(str, command), *settings]))
 
 
+def decided(work, name: str, outcome: str, time: str) -> None:
+    """Writes a decision of the retraining job, as far as it is read."""
+    record = {
+        "outcome": outcome, "reason": f"why {outcome}", "decided": time,
+        "window": {"promotion": "double12-2024"},
+    }  # fmt: skip
+    (work / "decisions" / name).mkdir(parents=True)
+    write_json(work / "decisions" / name / "decision.json", record)
+
+
 @pytest.fixture(scope="module")
 def data(small_world) -> ExampleSet:
     return ExampleSet.open(small_world.examples, small_world.config.split)
@@ -61,10 +71,16 @@ def status(small_world, data, tmp_path_factory):
         (root / "base" / str(version)).mkdir(parents=True)
         write_manifest(root / "base" / str(version), {"kind": "export"})
     config = write_config(root / "models.config", root / "base", {"stable": 4}, 4)
+    work = root / "work"
+    decided(work, "a", "refused", "2024-12-12T15:00:00+00:00")
+    decided(work, "b", "promoted", "2024-12-11T15:00:00+00:00")
+    decided(work, "c", "stopped", "2024-12-12T15:30:00+00:00")
+    decided(work, "d", "promoted", "2024-12-12T16:30:00+00:00")  # after NOW
     code = run(
         small_world, root / "status", "--requests", requests, "--reference", reference,
         "--events", small_world.events, "--now", NOW, "--model_base_path", root / "base",
-        "--model_config_file", config, "--textfile", root / "node" / "cmdcm.prom",
+        "--model_config_file", config, "--retrain_work", work,
+        "--textfile", root / "node" / "cmdcm.prom",
         overrides=("export.name=tiny",),
     )  # fmt: skip
     assert code == 0
@@ -150,10 +166,11 @@ def test_with_a_port_it_stays_and_looks_again_until_sigterm(small_world, data, t
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     seen: list[float] = []
+    ended = threading.Event()
 
     def until(condition) -> None:
         end = time.monotonic() + 60
-        while not condition() and time.monotonic() < end:
+        while not condition() and not ended.is_set() and time.monotonic() < end:
             time.sleep(0.02)
 
     def scrapes() -> None:
@@ -169,14 +186,18 @@ def test_with_a_port_it_stays_and_looks_again_until_sigterm(small_world, data, t
             until(lambda: scraped(port, rows) != seen[0])
             seen.extend((scraped(port, rows), scraped(port, looked) - first))
         finally:
-            os.kill(os.getpid(), signal.SIGTERM)
+            if not ended.is_set():  # else nobody hears it, and pytest would die of it
+                os.kill(os.getpid(), signal.SIGTERM)
 
     thread = threading.Thread(target=scrapes)
     thread.start()
-    code = run(
-        small_world, tmp_path / "out", "--requests", tmp_path / "*.tfrecord", "--port", port,
-        "--every", 0.005,
-    )  # fmt: skip
+    try:
+        code = run(
+            small_world, tmp_path / "out", "--requests", tmp_path / "*.tfrecord", "--port", port,
+            "--every", 0.005,
+        )  # fmt: skip
+    finally:
+        ended.set()
     thread.join()
     assert code == 0
     per_call = seen[0] / 2
@@ -211,9 +232,25 @@ def test_the_page_shows_findings_first_and_loads_nothing(status, result):
     assert page.images  # PCOC by hour
 
 
+def test_what_the_retraining_job_last_decided_is_told(status, result):
+    assert result["retraining"]["outcome"] == "refused"
+    assert {"alert": "CmdcmRetrainUnwell", "text": "the job ended refused: why refused"} in (
+        result["findings"]
+    )
+    text = (status / "status" / "metrics.prom").read_text()
+    stamp = datetime.datetime.fromisoformat("2024-12-12T15:00:00+00:00").timestamp()
+    [line] = [x for x in text.splitlines() if x.startswith("cmdcm_monitor_last_decision_")]
+    assert 'outcome="refused"' in line and float(line.split()[-1]) == stamp
+    page = Page((status / "status" / "status.html").read_text())
+    row = page.row("What was looked at", "job")  # by its last word
+    assert row[-1] == "refused, 2024-12-12 15:00 UTC"
+
+
 def test_what_is_well_has_no_finding(result):
+    well = {"outcome": "unchanged", "reason": "", "time_ms": result["now_ms"]}
     fine = {
-        **result, "calibration": [], "score_drift": [], "input_drift": [], "inputs": [],
+        **result, "retraining": well,
+        "calibration": [], "score_drift": [], "input_drift": [], "inputs": [],
         "versions": [], "last_request_ms": result["now_ms"], "last_event_ms": result["now_ms"],
     }  # fmt: skip
     assert findings(fine, MonitorConfig()) == []
@@ -233,10 +270,11 @@ def test_every_finding_is_an_alert(result, small_world):
         **result, "inputs": inputs, "input_drift": drift, "versions": versions,
         "calibration": calibration, "registry_faults": ["they differ"],
         "score_drift": [{"output": "p", "psi": 9.0}], "last_request_ms": 0, "last_event_ms": 0,
+        "retraining": {"outcome": "refused", "reason": "pcoc is 2", "time_ms": 0},
     }  # fmt: skip
     found = [f["alert"] for f in findings(broken, small_world.config.monitor)]
-    assert len(found) == 12
-    assert len(set(found)) == 11
+    assert len(found) == 14
+    assert len(set(found)) == 13
     assert set(found) <= named
 
 
