@@ -45,7 +45,7 @@ demo: venv ## raw events to a scored request, in out/demo
 	@$(VENV)/bin/cmdcm demo --output out/demo --overwrite
 
 demo-year: venv ## two years of promotions, the retraining job and faults, in out/year
-	@rm -rf out/year && $(VENV)/bin/cmdcm year --output out/year
+	@$(VENV)/bin/cmdcm year --output out/year --overwrite
 
 bench-%: venv FORCE ## one benchmark: bench-NAME runs benchmarks/bench_NAME.py
 	@$(VENV)/bin/python -m cmdcm.benchmarks.bench_$(subst -,_,$*)

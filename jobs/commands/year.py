@@ -1,13 +1,14 @@
 """`cmdcm year`: simulated promotions, the retraining job before and in each, and faults in it."""
 
 import argparse
+import shutil
 import time
 from dataclasses import asdict
 from pathlib import Path
 
 from cmdcm.core.config import Config
 from cmdcm.core.errors import ConfigError
-from cmdcm.core.files import check_free, staged_file, write_json
+from cmdcm.core.files import check_free, output_errors, staged_file, write_json
 from cmdcm.jobs.year.faults import FAULTS, fault_named
 from cmdcm.jobs.year.page import page
 from cmdcm.jobs.year.run import Year
@@ -15,6 +16,8 @@ from cmdcm.jobs.year.verdicts import Attempt
 
 EXAMPLE = "cmdcm year --output out/year --fault missing_day --fault server_down"
 PAGE, RESULT = "year.html", "year.json"
+MARK = ".cmdcm-year"
+"""Says that a directory is a year's, whole or not."""
 
 
 def default_preset(args: argparse.Namespace) -> str:
@@ -25,6 +28,7 @@ def default_preset(args: argparse.Namespace) -> str:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's flags."""
     parser.add_argument("--output", type=Path, default=Path("out/year"), help="directory to write")
+    parser.add_argument("--overwrite", action="store_true", help="replace an earlier year there")
     parser.add_argument(
         "--fault",
         action="append",
@@ -52,8 +56,7 @@ def run(args: argparse.Namespace, config: Config) -> int:
         raise ConfigError("--lead-days should be at least 1 and --nights at least 0")
     names = [] if args.no_faults else list(dict.fromkeys(args.fault)) or list(FAULTS)
     faults = [fault_named(name) for name in names]
-    output = args.output.resolve()
-    check_free(output, overwrite=False)
+    output = _prepare(args.output.resolve(), overwrite=args.overwrite)
     started = time.monotonic()
     year = Year(output, config, faults, args.lead_days, args.nights, _tell)
     held = year.run()
@@ -73,6 +76,17 @@ def run(args: argparse.Namespace, config: Config) -> int:
         print(f"{'held' if one.held else 'BROKEN':8}{one.name}: {one.evidence}")
     print(f"{len(year.attempts)} decisions, {wrong} not as the handbook says; see {output / PAGE}")
     return 1 if wrong or broken else 0
+
+
+def _prepare(output: Path, *, overwrite: bool) -> Path:
+    """Makes the year's directory; only one that a year made is ever replaced."""
+    if overwrite and (output / MARK).exists():
+        shutil.rmtree(output)
+    check_free(output, overwrite=False)
+    with output_errors(output):
+        output.mkdir(parents=True, exist_ok=True)
+        (output / MARK).touch()
+    return output
 
 
 def _tell(attempt: Attempt) -> None:

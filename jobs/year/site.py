@@ -37,7 +37,7 @@ PAUSE_SECONDS = 0.2
 DEADLINE_SECONDS = 60.0
 """Of a request: not how fast, but whether an answer comes is watched."""
 
-_MESSAGE_BYTES = 64 << 20
+_MESSAGE_BYTES = ServingConfig().max_message_mb << 20
 
 
 class Site(Closing):
@@ -108,7 +108,8 @@ class Site(Closing):
         """Ends the requests, then the server."""
         self._ending.set()
         self._thread.join()
-        self._running().stop()
+        if self._server is not None:  # it may have failed to start again
+            self._server.stop()
 
     def _start(self) -> None:
         config = ServingConfig(
@@ -142,5 +143,7 @@ class Site(Closing):
                     answer = stub.Predict(request, timeout=DEADLINE_SECONDS)
                 except grpc.RpcError as error:
                     self.failures.append(f"{error.code().name}: {error.details()}")
+                except Exception as error:  # else the watch would end, and nobody see it
+                    self.failures.append(repr(error))
                 else:
                     self.answered[int(answer.model_spec.version.value)] += 1

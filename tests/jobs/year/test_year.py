@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from cmdcm.core.errors import DataError, OutputError
 from cmdcm.core.files import read_json, verify_manifest
+from cmdcm.jobs.commands import year as command
 from cmdcm.jobs.main import main, parse
 from cmdcm.tests.jobs.retrain.test_end_to_end import SETTINGS
 
@@ -88,3 +90,16 @@ def test_wrong_usage_is_told_before_anything_is_simulated(tmp_path, capsys):
     (tmp_path / "b" / "mine").touch()
     assert year(tmp_path / "b") == 7
     assert not (tmp_path / "a").exists()
+    assert year(tmp_path / "b", "--overwrite") == 7
+    assert (tmp_path / "b" / "mine").exists()  # no year made it
+
+
+def test_an_earlier_year_is_replaced_when_that_is_asked_for(tmp_path, monkeypatch):
+    def simulated(output, *_):
+        (output / "log").mkdir()
+        raise DataError("as far as the log")
+
+    monkeypatch.setattr(command, "Year", simulated)
+    assert year(tmp_path / "a") == DataError.exit_code
+    assert year(tmp_path / "a") == OutputError.exit_code
+    assert year(tmp_path / "a", "--overwrite") == DataError.exit_code
