@@ -80,7 +80,10 @@ def build_dataset(
         DataError: The log has no click in any pre-promotion window whose labels are known.
         ConfigError: The settings allow too little memory.
         OutputError: `target` exists and neither `overwrite` nor `update` is set.
+        ValueError: `as_observed_from` with a remote `target` or with `update`.
     """
+    if as_observed_from is not None and (update or not isinstance(target, Path)):
+        raise ValueError("`as_observed_from` goes with a local `target` and without `update`")
     if not isinstance(target, Path):
         check_free(target, overwrite=overwrite or update)
         if update:

@@ -88,7 +88,7 @@ class TargetAttention(SequenceEncoder):
         """See the class."""
         # K k + P (q * k) = (K + P diag(q)) k: one matmul, and no q * k for every position.
         kernel = self.key.kernel + query[:, :, tf.newaxis] * self.product.kernel
-        if not self.age.built:
+        if not self.age.built:  # how many columns ages have is known here alone
             self.age.build(ages.shape)
         # The bias is added where it meets one row an example, not each position of the history.
         once = tf.nn.bias_add(self.query(query), self.age.bias)

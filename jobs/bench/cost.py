@@ -62,7 +62,9 @@ def flops_per_candidate(model: RankingModel, data: ExampleSet) -> float:
     histories at their true length.
     """
     user, candidates = _request(model, data)
-    score = tf.function(model.score_one_user).get_concrete_function(user, candidates)
+    score = tf.function(model.score_one_user, autograph=False).get_concrete_function(
+        user, candidates
+    )
     frozen = convert_variables_to_constants_v2(score, lower_control_flow=False)
     fed = [*tf.nest.flatten((user, candidates))]
     v1 = tf.compat.v1
@@ -89,7 +91,7 @@ def scoring_ms(model: RankingModel, data: ExampleSet) -> float:
     It is the graph that is exported, in this process and on its threads, without a server.
     """
     user, candidates = _request(model, data)
-    score = tf.function(model.score_one_user)
+    score = tf.function(model.score_one_user, autograph=False)
     times = []
     for _ in range(_REPEATS + 5):
         start = time.perf_counter()

@@ -135,7 +135,7 @@ class Stream:
         )
         self._train = self._compiled(self._train_step)
         records = [tf.TensorSpec([None], tf.string)]
-        self._score = tf.function(self._score_step, input_signature=records)
+        self._score = tf.function(self._score_step, input_signature=records, autograph=False)
 
     def run(
         self, title: str, progress: bool = True, check: Callable[[], None] = lambda: None
@@ -227,7 +227,8 @@ class Stream:
 
     def _compiled(self, function: Callable[..., tf.Tensor]) -> Callable[..., tf.Tensor]:
         numbers = [tf.TensorSpec([None], tf.int64)] * 4
-        return tf.function(function, input_signature=[tf.TensorSpec([None], tf.string), *numbers])
+        signature = [tf.TensorSpec([None], tf.string), *numbers]
+        return tf.function(function, input_signature=signature, autograph=False)
 
     def _train_step(
         self,

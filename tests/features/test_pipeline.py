@@ -20,6 +20,7 @@ from cmdcm.core.config import (
 )
 from cmdcm.core.errors import DataError, OutputError
 from cmdcm.core.files import read_manifest, sha256, verify_manifest
+from cmdcm.core.locations import location
 from cmdcm.datasets.calendar import built_in, calendar_of, to_ms
 from cmdcm.datasets.log import EventLog, open_event_log, write_event_log
 from cmdcm.features import output, pipeline
@@ -298,6 +299,13 @@ def test_a_full_disk_publishes_nothing_and_the_next_run_goes_on(
     assert [path.name for path in tmp_path.iterdir()] == ["examples"]
     build_dataset(events, tmp_path / "fresh", config(partitions=3))
     assert shards_of(target) == shards_of(tmp_path / "fresh")
+
+
+@pytest.mark.parametrize("remote", [True, False])
+def test_a_stream_is_neither_remote_nor_an_update(events, tmp_path, remote):
+    target = location("memory://examples") if remote else tmp_path / "examples"
+    with pytest.raises(ValueError, match="`as_observed_from` goes with a local `target`"):
+        build_dataset(events, target, config(), update=not remote, as_observed_from=1)
 
 
 def test_an_existing_dataset_is_replaced_only_if_asked_and_only_as_a_whole(
