@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import polars as pl
 
 from cmdcm.core.config import CalibrationConfig, Config
@@ -17,6 +18,7 @@ from cmdcm.datasets.calendar import DAY_MS
 from cmdcm.features.arrivals import Policy, entries
 from cmdcm.features.dataset import ExampleSet
 from cmdcm.jobs.bench.page import markdown, page
+from cmdcm.jobs.stream_heads import HeadMean, head_means, heads_table
 from cmdcm.jobs.stream_results import (
     ORACLE,
     PRETRAINED,
@@ -26,6 +28,7 @@ from cmdcm.jobs.stream_results import (
     notes,
     table,
 )
+from cmdcm.jobs.tables import Table
 from cmdcm.jobs.tables import tables as setting_tables
 from cmdcm.model.delayed.base import HOUR_MS, DelayedModel
 from cmdcm.model.online.click_store import ClickStore, last_known_ms
@@ -116,6 +119,7 @@ def run_streams(
     delays = store.delays_ms(label, round(labels_config.refund_days * DAY_MS) if refunds else 0)
     waiting_ms = round(config.model.waiting_hours * HOUR_MS)
     tested, scores = periods.tested(store.clicks_ms), {}
+    heads: dict[str, list[HeadMean]] = {}
     for row in rows:
         trained = _pretrained(data, row.model, output, config, progress)
         model, auxiliary = load_model(trained), load_model(trained)
@@ -128,12 +132,15 @@ def run_streams(
         folder = output / "streams" / row.name
         way = Stream(model, auxiliary, store, stream, delays, periods, config, folder)
         scores[row.name] = way.run(row.name, progress)[tested]
+        heads[row.name] = head_means(auxiliary, store, np.flatnonzero(tested), delays, waiting_ms)
     final = store.labels(label)[tested]
     frame = measure(scores, final, store.users[tested], config.evaluation, config.seed)
     late = (delays > waiting_ms)[tested].sum() / max(final.sum(), 1)
     said = notes(final, float(late), config.evaluation, remarks)
     each = by_period(scores, final, store.clicks_ms[tested], periods)
-    _write(output, frame, each, said, config)
+    made = [table(frame, f"{label}, all tested periods")]
+    made += [heads_table(heads)] if any(heads.values()) else []
+    _write(output, frame, each, made, said, config)
     return frame
 
 
@@ -205,12 +212,16 @@ def _check_history(data: ExampleSet, label: str, start_ms: int, config: Config) 
 
 
 def _write(
-    output: Path, frame: pl.DataFrame, periods: pl.DataFrame, said: list[str], config: Config
+    output: Path,
+    frame: pl.DataFrame,
+    periods: pl.DataFrame,
+    made: list[Table],
+    said: list[str],
+    config: Config,
 ) -> None:
     for name, value in (("results", frame), ("periods", periods)):
         with staged_file(output / f"{name}.parquet") as staging:
             value.write_parquet(staging)
-    made = [table(frame, f"{config.model.delayed_label}, all tested periods")]
     shown = {
         name: getattr(config, name).model_dump(mode="json")
         for name in ("model", "training", "stream")

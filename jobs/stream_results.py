@@ -1,6 +1,7 @@
 """The results of streams: pooled over all tested clicks, and period by period."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -8,9 +9,10 @@ import polars as pl
 
 from cmdcm.core.config import EvaluationConfig
 from cmdcm.jobs.report import METRIC_NAMES
-from cmdcm.jobs.tables import DIGITS, Table, bounds, number
+from cmdcm.jobs.tables import DIGITS, Table, bounds, number, p_value
 from cmdcm.model.bootstrap import Interval, Replicated, UserBootstrap
 from cmdcm.model.metrics import auc, log_loss, pcoc
+from cmdcm.model.multiplicity import CORRECTIONS, adjusted
 from cmdcm.model.online.loop import Periods
 
 PRETRAINED, VANILLA, ORACLE = "pretrained", "vanilla", "oracle"
@@ -33,19 +35,20 @@ def measure(
     """Returns a row for each model and metric, over all tested clicks.
 
     Columns: model, metric, estimate, lower, upper; the paired difference to vanilla with its
-    bounds; and `relative`, (m - vanilla) / (oracle - vanilla), with bounds where the gap between
-    the anchors excludes zero. Intervals are the bootstrap over users.
+    bounds, its p-value and that value corrected over all differences of the table; and `relative`,
+    (m - vanilla) / (oracle - vanilla), with bounds where the gap between the anchors excludes zero.
+    Intervals are the bootstrap over users.
 
     Args:
         scores: The probabilities, of `VANILLA` and `ORACLE` too.
         labels: [tested], final.
         users: [tested].
-        config: Bootstrap and bins.
+        config: Bootstrap, bins and correction.
         seed: Of the bootstrap.
     """
     boot = UserBootstrap(users, config.bootstrap, seed, config.confidence)
     results = {name: boot.metrics(labels, p, config.calibration_bins) for name, p in scores.items()}
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name, result in results.items():
         intervals = boot.intervals(result)
         for metric in SHOWN:
@@ -55,8 +58,12 @@ def measure(
                 relative = _relative(boot, result, results[VANILLA], results[ORACLE], metric)
                 for prefix, interval in (("difference", difference), ("relative", relative)):
                     row |= {f"{prefix}_{k}": v for k, v in interval.to_json().items()}
+                if name != VANILLA:
+                    row["p_value"] = boot.p_value(result, results[VANILLA], metric)
             rows.append(row)
-    return pl.DataFrame(rows, infer_schema_length=None)
+    corrected = adjusted([row.get("p_value") for row in rows], config.correction)
+    frame = pl.DataFrame(rows, infer_schema_length=None)
+    return frame.with_columns(pl.Series("adjusted_p_value", corrected, dtype=pl.Float64))
 
 
 def by_period(
@@ -101,7 +108,7 @@ def table(frame: pl.DataFrame, caption: str) -> Table:
             )
             cells.append(_cell(entry, "", DIGITS[metric]))
             if metric in COMPARED:
-                cells.append(_cell(entry, "difference_", DIGITS[metric], signed=True))
+                cells.append(_difference(entry, DIGITS[metric]))
                 cells.append(_cell(entry, "relative_", 2))
         rows.append(tuple(cells))
     return Table(caption, tuple(columns), tuple(rows))
@@ -123,7 +130,7 @@ def notes(
         "them after the waiting window. All clicks of all tested periods count alike; labels are "
         "final.",
         f"{100 * config.confidence:g} % intervals in brackets: bootstrap over users, paired; one "
-        "training each.",
+        f"training each. p is corrected over the table ({CORRECTIONS[config.correction]}).",
         f"RI: (m - {VANILLA}) / ({ORACLE} - {VANILLA}), 0 is {VANILLA} and 1 the {ORACLE}.",
         *remarks,
     ]
@@ -144,6 +151,12 @@ def _relative(
             oracle.replicates[metric] - vanilla.replicates[metric]
         )
     return boot.interval(estimate, ratio)
+
+
+def _difference(entry: Mapping[str, float | None], digits: int) -> str:
+    shown = _cell(entry, "difference_", digits, signed=True)
+    p = entry["adjusted_p_value"]
+    return shown if p is None else f"{shown} p {p_value(p)}"
 
 
 def _cell(

@@ -16,11 +16,14 @@ from cmdcm.features.dataset import ExampleSet
 from cmdcm.features.tfrecord import read_records
 from cmdcm.jobs.main import main, parse
 from cmdcm.jobs.stream import ORACLE, PRETRAINED, VANILLA, methods, rows_of, run_streams
+from cmdcm.jobs.stream_heads import head_means
 from cmdcm.jobs.stream_results import by_period, measure, table
 from cmdcm.model.metrics import auc, log_loss, pcoc
+from cmdcm.model.multiplicity import adjusted
 from cmdcm.model.online.click_store import ClickStore, last_known_ms
 from cmdcm.model.online.loop import Periods, Stream
 from cmdcm.model.trained import MODEL, load_model
+from cmdcm.tests.conftest import SMALL
 from cmdcm.tests.features.criteo_log import DAY, write_log
 
 HOUR = 3_600_000
@@ -158,6 +161,24 @@ def test_results_are_of_all_tested_clicks_and_final_labels(data, finished):
     assert "<h1>Training on a stream</h1>" in (output / "results.html").read_text(encoding="utf-8")
 
 
+def test_the_auxiliary_heads_stand_beside_what_happened(data, finished):
+    output = finished[2]
+    store = ClickStore(output / "clicks")
+    delays, waiting = store.delays_ms("conversion"), 6 * HOUR
+    rows = np.arange(len(store))
+    trained = output / "pretrained" / "es_dfm" / MODEL
+    dp, z = head_means(load_model(trained), store, rows, delays, waiting)
+    late, early = delays > waiting, (delays >= 0) & (delays <= waiting)
+    assert (dp.head, dp.clicks, dp.happened) == ("dp", len(store), pytest.approx(late.mean()))
+    assert (z.head, z.clicks) == ("z", (~early).sum())
+    assert z.happened == pytest.approx(late[~early].mean())
+    assert 0 < dp.predicted < 1 and 0 < z.predicted < 1
+    text = (output / "results.md").read_text(encoding="utf-8")
+    assert (
+        "## Auxiliary heads" in text and "| es_dfm | dp |" in text and "| vanilla | dp" not in text
+    )
+
+
 def test_training_on_the_stream_changes_what_is_scored(finished):
     output = finished[2]
     scores = [np.load(output / "streams" / n / "scores.npy") for n in (PRETRAINED, VANILLA, ORACLE)]
@@ -231,6 +252,9 @@ def test_a_finished_stream_leaves_the_model_as_its_last_period_did(data, finishe
     assert reader.get_tensor("period/.ATTRIBUTES/VARIABLE_VALUE") == len(periods)
     after = [v.numpy() for v in model.towers["conversion"].weights]
     assert any(not np.array_equal(a, b) for a, b in zip(before, after, strict=True))
+    kept = {name.split("/.ATTRIBUTES")[0]: name for name in reader.get_variable_to_shape_map()}
+    saved = [reader.get_tensor(n) for k, n in kept.items() if "towers/conversion" in k]
+    assert saved and all(any(np.array_equal(a, s) for s in saved) for a in after)
 
 
 def test_other_settings_do_not_mix(data, finished):
@@ -266,6 +290,20 @@ def test_the_command(data, tmp_path, capsys):
     assert "| fnw |" in capsys.readouterr().out
 
 
+def test_the_command_on_an_event_log(small_world, tmp_path, capsys):
+    """Its clicks have users, refunds and vector inputs, which the public log has not."""
+    settings = [*SMALL, "training.epochs=1", "stream.step_hours=24", "stream.immature='keep'"]
+    command = ["cmdcm", "stream", "--examples", str(small_world.examples), "--model", "ulc"]
+    command += ["--output", str(tmp_path / "out")]
+    assert main(parse([*command, *(p for s in settings for p in ("--set", s))])) == 0
+    assert "| ulc |" in capsys.readouterr().out
+    store = ClickStore(tmp_path / "out" / "clicks")
+    assert len(np.unique(store.users)) < len(store)
+    results = pl.read_parquet(tmp_path / "out" / "results.parquet")
+    held = results.filter(pl.col("metric") == "log_loss", pl.col("model") == "ulc").to_dicts()
+    assert held[0]["difference_lower"] <= held[0]["difference_estimate"]
+
+
 # The results, by hand
 
 
@@ -285,9 +323,14 @@ def test_the_relative_improvement_has_its_anchors():
     assert rows["half"]["relative_estimate"] == pytest.approx(expected, rel=1e-5)
     assert rows["half"]["relative_lower"] < expected < rows["half"]["relative_upper"]
     assert rows["half"]["difference_upper"] < 0
+    assert rows[VANILLA]["p_value"] is rows[VANILLA]["adjusted_p_value"] is None
+    p = [row["p_value"] for row in frame.iter_rows(named=True)]
+    assert len([value for value in p if value is not None]) == 4  # two rivals, two metrics
+    assert frame["adjusted_p_value"].to_list() == adjusted(p, CONFIG.evaluation.correction)
     shown = table(frame, "caption")
     assert [row[0] for row in shown.rows] == [VANILLA, "half", ORACLE]
     assert shown.columns.count("RI") == 2
+    assert " p < 0.001" in shown.rows[1][6] and " p " not in shown.rows[0][6]
 
 
 def test_periods_without_a_positive_have_no_auc():
