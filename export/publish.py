@@ -32,6 +32,7 @@ from cmdcm.export.versions import publish, staging_directory
 from cmdcm.export.warmup import (
     WARMUP_FILE,
     Arrays,
+    Requests,
     requests,
     requests_of_users,
     write_warmup,
@@ -68,6 +69,7 @@ def export_model(
     data: ExampleSet,
     evaluation: Mapping[str, Any] | None = None,
     origin: Mapping[str, Any] | None = None,
+    logged: Requests = (),
 ) -> Version:
     """Publishes a trained model as the next version under `base`.
 
@@ -78,6 +80,7 @@ def export_model(
         data: The examples; the first validation rows are the warm-up and the check.
         evaluation: An evaluation to keep beside the model.
         origin: What the manifest says of where the model comes from.
+        logged: Requests of callers that fit the model, for its warm-up and the check.
 
     Raises:
         ExportError: The export's scores differ from the model's, or are not finite, or it fails
@@ -93,11 +96,11 @@ def export_model(
     )
     every_row = {EXAMPLES_INPUT: np.array(serialized, object)}
     users = requests_of_users(model.spec, serialized, max(settings.warmup_candidates))
-    made = [*warmup, (EXAMPLES_SIGNATURE, every_row), *users]
+    made = [*warmup, *logged, (EXAMPLES_SIGNATURE, every_row), *users]
     expected = [served_scores(model, *request) for request in made]
     with staging_directory(base) as staging, tempfile.TemporaryDirectory() as checks:
         save_model(model, staging, settings)
-        write_warmup(staging / WARMUP_FILE, settings.name, warmup)
+        write_warmup(staging / WARMUP_FILE, settings.name, warmup, logged)
         largest = differences(staging, made, expected)
         limits = (
             dict.fromkeys(largest, TOLERANCE)

@@ -21,6 +21,9 @@ from cmdcm.features.spec import FeatureSpec
 WARMUP_FILE = "assets.extra/tf_serving_warmup_requests"
 """Where TensorFlow Serving looks for them."""
 
+MAX_LOGGED = 900
+"""Logged requests that an export takes; servers replay 1000 records, its own among them."""
+
 Arrays = dict[str, np.ndarray]
 Requests = Sequence[tuple[str, Arrays]]
 """Pairs of signature and inputs."""
@@ -74,7 +77,7 @@ def write_requests(path: Path, model_name: str, made: Requests) -> None:
     _write(path, [_predict_log(model_name, *request) for request in made])
 
 
-def write_warmup(path: Path, model_name: str, made: Requests) -> None:
+def write_warmup(path: Path, model_name: str, made: Requests, logged: Requests = ()) -> None:
     """Writes an export's warm-up requests as a TFRecord of PredictionLog.
 
     A session prepares its graph for each set of fetched outputs at the first call that wants it.
@@ -85,8 +88,9 @@ def write_warmup(path: Path, model_name: str, made: Requests) -> None:
         path: The file.
         model_name: Name of the served model.
         made: What `requests` made.
+        logged: Requests of callers to write as they are, too.
     """
-    logs = [_predict_log(model_name, *request) for request in made]
+    logs = [_predict_log(model_name, *request) for request in (*made, *logged)]
     logs += [_predict_log(model_name, *last, REGRESSION) for last in dict(made).items()]
     example = dict(made)[EXAMPLES_SIGNATURE][EXAMPLES_INPUT][0]
     classified, regressed = (prediction_log_pb2.PredictionLog() for _ in range(2))

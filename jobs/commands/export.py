@@ -9,6 +9,7 @@ from cmdcm.core.locations import location
 from cmdcm.export.gate import check_accepted, load_gate
 from cmdcm.export.publish import export_model
 from cmdcm.features.dataset import ExampleSet
+from cmdcm.jobs.logged_warmup import read_warmup
 from cmdcm.model.trained import load_model
 
 EXAMPLE = (
@@ -32,6 +33,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--evaluation", type=Path, help="evaluation to keep beside it, and for its model card"
     )
     parser.add_argument(
+        "--warmup",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="logged requests (TFRecords of PredictionLog) to warm up with, too",
+    )
+    parser.add_argument(
         "--gate",
         type=Path,
         help="what cmdcm gate wrote of it; a refused model is not published",
@@ -50,7 +59,9 @@ def run(args: argparse.Namespace, config: Config) -> int:
         read_json(args.evaluation / "evaluation.json", "evaluation") if args.evaluation else None
     )
     data = ExampleSet.open(args.examples, trained.split)
-    version = export_model(load_model(args.model), args.output, config, data, evaluation)
+    logged = read_warmup(args.warmup, data.spec) if args.warmup else []
+    model = load_model(args.model)
+    version = export_model(model, args.output, config, data, evaluation, logged=logged)
     print(f"version {version.number} of {config.export.name} in {version.path}")
     print(f"largest difference to the model in memory: {version.largest_difference:.2g}")
     return 0

@@ -7,6 +7,7 @@ import pytest
 from tensorflow_serving.apis import inference_pb2, prediction_log_pb2
 
 from cmdcm.core.errors import ExportError
+from cmdcm.core.files import verify_manifest
 from cmdcm.export import publish
 from cmdcm.export.publish import export_model
 from cmdcm.export.warmup import WARMUP_FILE, requests, requests_of_users
@@ -61,6 +62,19 @@ def test_no_first_call_of_a_version_prepares_a_graph(exported, monkeypatch):
 def rows(data, count):
     shards = map(read_records, data.files("validation"))
     return list(itertools.islice(itertools.chain.from_iterable(shards), count))
+
+
+def test_logged_requests_are_warmed_up_with_and_checked(data, small_world, exported, tmp_path):
+    model, _ = exported
+    logged = requests(data.spec, rows(data, 20), [3])[1:]
+    version = export_model(model, tmp_path, small_world.config, data, logged=logged)
+    verify_manifest(tmp_path / "1")
+    sizes = [
+        log.predict_log.request.inputs["item_id"].tensor_shape.dim[0].size
+        for log in logs(version.path / WARMUP_FILE)
+        if "item_id" in log.predict_log.request.inputs
+    ]
+    assert sizes == [1, 10, 3, 10]
 
 
 def test_each_request_has_another_user(data):
