@@ -12,7 +12,7 @@ fresh process as a server would load it, and only then published (`cmdcm.export.
 
 import itertools
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,6 +70,7 @@ def export_model(
     evaluation: Mapping[str, Any] | None = None,
     origin: Mapping[str, Any] | None = None,
     logged: Requests = (),
+    seen_days: Collection[str] | None = None,
 ) -> Version:
     """Publishes a trained model as the next version under `base`.
 
@@ -81,6 +82,7 @@ def export_model(
         evaluation: An evaluation to keep beside the model.
         origin: What the manifest says of where the model comes from.
         logged: Requests of callers that fit the model, for its warm-up and the check.
+        seen_days: ISO days that the model was trained or stopped on, for the manifest.
 
     Raises:
         ExportError: The export's scores differ from the model's, or are not finite, or it fails
@@ -126,6 +128,7 @@ def export_model(
                 "outputs": {name: OUTPUTS[name] for name in largest},
                 "largest_differences": largest,
                 **({} if origin is None else {"origin": dict(origin)}),
+                **({} if seen_days is None else {"seen_days": sorted(seen_days)}),
             },
         )
         check_in_fresh_process(staging, Path(checks), made, expected, limits)

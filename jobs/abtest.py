@@ -76,7 +76,7 @@ def replay(log: EventLog, policies: Mapping[str, Scorer | None], config: Config)
         for name, value in values.items()
     }
     notes = [
-        f"{name} is an export, which does not say on which days it was trained"
+        f"{name} is an export that does not say on which days it was trained"
         for name, scorer in scorers.items()
         if scorer.seen_days is None
     ]

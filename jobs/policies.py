@@ -10,7 +10,7 @@ from absl import logging
 
 from cmdcm.core.config import Config
 from cmdcm.core.errors import ConfigError, DataError
-from cmdcm.core.files import read_manifest
+from cmdcm.core.files import MANIFEST, read_manifest
 from cmdcm.datasets.calendar import PromotionCalendar, calendar_of
 from cmdcm.datasets.log import EventLog
 from cmdcm.datasets.simulation import Floats
@@ -62,7 +62,7 @@ def open_scorer(directory: Path) -> Scorer:
         split = read_manifest(directory, MODEL)["split"]
         model = load_model(directory)
 
-        @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.string)], autograph=False)
         def score(serialized: tf.Tensor) -> tf.Tensor:
             return model.scorer(parse_examples(serialized, model.spec.inputs))[OUTPUT]
 
@@ -76,7 +76,9 @@ def open_scorer(directory: Path) -> Scorer:
         return signature(examples=serialized)[OUTPUT]
 
     spec = FeatureSpec.load(directory / "assets.extra" / "feature_spec.json")
-    return Scorer(served, described(spec), None, None)
+    whole = (directory / MANIFEST).exists()
+    seen = read_manifest(directory, "export").get("seen_days") if whole else None
+    return Scorer(served, described(spec), None if seen is None else frozenset(seen), None)
 
 
 def replay_days(

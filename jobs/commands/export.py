@@ -10,7 +10,7 @@ from cmdcm.export.gate import check_accepted, load_gate
 from cmdcm.export.publish import export_model
 from cmdcm.features.dataset import ExampleSet
 from cmdcm.jobs.logged_warmup import read_warmup
-from cmdcm.model.trained import load_model
+from cmdcm.model.trained import load_model, seen_days
 
 EXAMPLE = (
     "cmdcm export --model out/runs/cmdcm/model --examples out/examples --output out/serving/cmdcm"
@@ -60,8 +60,15 @@ def run(args: argparse.Namespace, config: Config) -> int:
     )
     data = ExampleSet.open(args.examples, trained.split)
     logged = read_warmup(args.warmup, data.spec) if args.warmup else []
-    model = load_model(args.model)
-    version = export_model(model, args.output, config, data, evaluation, logged=logged)
+    version = export_model(
+        load_model(args.model),
+        args.output,
+        config,
+        data,
+        evaluation,
+        logged=logged,
+        seen_days=seen_days(args.model),
+    )
     print(f"version {version.number} of {config.export.name} in {version.path}")
     print(f"largest difference to the model in memory: {version.largest_difference:.2g}")
     return 0

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cmdcm.core.config import Config
-from cmdcm.core.files import read_json, verify_manifest, write_json
+from cmdcm.core.files import read_json, verify_manifest, write_json, write_manifest
 from cmdcm.export.saved_model import save_model
 from cmdcm.features.dataset import ExampleSet
 from cmdcm.jobs.abtest import Replay, compare
@@ -43,13 +43,19 @@ def abtest(small_world, output: Path, models, *overrides: str, baseline="random"
 
 
 @pytest.fixture(scope="module")
-def result(small_world, trained, tmp_path_factory) -> Path:
-    output, version = tmp_path_factory.mktemp("abtest") / "out", tmp_path_factory.mktemp("version")
+def served(small_world, trained, tmp_path_factory) -> Path:
+    version = tmp_path_factory.mktemp("version")
     model = load_model(trained)
     save_model(model, version, small_world.config.export)
     (version / "assets.extra").mkdir()
     model.spec.save(version / "assets.extra" / "feature_spec.json")
-    models = [f"cmdcm={trained}", f"twin={trained}", "oracle", "random", f"served={version}"]
+    return version
+
+
+@pytest.fixture(scope="module")
+def result(small_world, trained, served, tmp_path_factory) -> Path:
+    output = tmp_path_factory.mktemp("abtest") / "out"
+    models = [f"cmdcm={trained}", f"twin={trained}", "oracle", "random", f"served={served}"]
     assert abtest(small_world, output, models, baseline="cmdcm") == 0
     return output
 
@@ -67,7 +73,7 @@ def test_the_experiment_is_published_whole(result):
     assert found["promotion"] == "double12-2024"
     assert found["days"][0] == "2024-12-05"
     assert found["days"][-1] == "2024-12-11"
-    # An export does not know its training days; a trained model does.
+    # This export does not say on which days it was trained; a trained model does.
     assert [note.split()[0] for note in found["notes"]] == ["served"]
 
 
@@ -102,6 +108,15 @@ def test_nobody_earns_more_than_the_oracle_and_chance_earns_least(result):
     share = policies["random"]["revenue"]["expected"]["oracle_share"]["estimate"]
     gain = revenue["oracle"] - revenue["cmdcm"]
     assert share == pytest.approx((revenue["random"] - revenue["cmdcm"]) / gain)
+
+
+def test_an_export_is_refused_on_days_that_its_model_has_seen(
+    small_world, served, tmp_path, capsys
+):
+    copy = shutil.copytree(served, tmp_path / "copy")
+    write_manifest(copy, {"kind": "export", "seen_days": ["2024-10-05", "2024-12-10"]})
+    assert abtest(small_world, tmp_path / "out", [f"served={copy}", "random"]) == 3
+    assert "model 'served' was trained on 2024-12-10, to be replayed" in capsys.readouterr().err
 
 
 def test_the_same_seed_gives_the_same_numbers(small_world, tmp_path):

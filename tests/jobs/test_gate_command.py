@@ -5,10 +5,11 @@ import json
 import pytest
 
 from cmdcm.core.errors import ExportError
+from cmdcm.core.files import read_manifest
 from cmdcm.features.dataset import ExampleSet
 from cmdcm.jobs.main import main, parse
 from cmdcm.jobs.rollout.audit import audit_path
-from cmdcm.model.trained import MODEL
+from cmdcm.model.trained import MODEL, seen_days
 from cmdcm.model.training import train
 
 LOOSE = (
@@ -72,3 +73,4 @@ def test_accepted_refused_overridden_and_what_export_does(trained, small_world, 
     assert lines[1]["override"] == {"by": "ann", "reason": "the label has changed"}
     assert cmdcm(*refused, settings=small) == 0
     assert (base / "1" / "saved_model.pb").exists()
+    assert set(read_manifest(base / "1", "export")["seen_days"]) == seen_days(trained)
