@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from cmdcm.core.config import Config
-from cmdcm.core.errors import ConfigError
+from cmdcm.core.errors import ConfigError, OutputError
 from cmdcm.core.files import check_free, output_errors, staged_file, write_json
 from cmdcm.jobs.year.faults import FAULTS, fault_named
 from cmdcm.jobs.year.page import page
@@ -82,6 +82,8 @@ def _prepare(output: Path, *, overwrite: bool) -> Path:
     """Makes the year's directory; only one that a year made is ever replaced."""
     if overwrite and (output / MARK).exists():
         shutil.rmtree(output)
+    elif overwrite and output.is_dir() and any(output.iterdir()):
+        raise OutputError(f"{output} exists and is no year's output; choose another --output")
     check_free(output, overwrite=False)
     with output_errors(output):
         output.mkdir(parents=True, exist_ok=True)

@@ -90,7 +90,9 @@ def test_wrong_usage_is_told_before_anything_is_simulated(tmp_path, capsys):
     (tmp_path / "b" / "mine").touch()
     assert year(tmp_path / "b") == 7
     assert not (tmp_path / "a").exists()
+    capsys.readouterr()
     assert year(tmp_path / "b", "--overwrite") == 7
+    assert "is no year's output" in capsys.readouterr().err
     assert (tmp_path / "b" / "mine").exists()  # no year made it
 
 
