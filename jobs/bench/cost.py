@@ -50,7 +50,8 @@ def parameters_read(model: RankingModel) -> int:
     )
     tables = {variable.ref() for variable in model.table_variables}
     layers = [model.trunk, *(model.towers[head.name] for head in model.served_heads())]
-    dense = {v.ref(): v for layer in layers for v in layer.trainable_variables}
+    # What a fine-tuning leaves alone is read all the same.
+    dense = {v.ref(): v for layer in layers for v in layer.variables if v.trainable}
     weights = sum(int(tf.size(v)) for ref, v in dense.items() if ref not in tables)
     return weights + rows * int(encoder.dim)
 

@@ -25,6 +25,10 @@ A plan is one TOML file:
     [models.ceiling]                         # learns the simulator's probabilities, not outcomes
     set = ["model.name=single_task"]
     truth = true
+
+    [models.adapted]                         # goes on from another model's trial, with its settings
+    set = ["model.name=hdr"]
+    base = "plain"
 """
 
 import tomllib
@@ -64,12 +68,15 @@ class ModelPlan(Section):
         space: What is searched for it, if not the plan's space.
         truth: Train it on the true probabilities of conversion (`jobs/bench/ceiling.py`); it is
             left out where they are not known. For models whose heads learn `conversion` alone.
+        base: The model whose trial it is started from (`training.warm_start`); its overrides come
+            before those of `set`. Empty for none.
     """
 
     set: tuple[str, ...] = ()
     worlds: tuple[str, ...] = ()
     space: str = ""
     truth: bool = False
+    base: str = ""
 
 
 class Plan(Section):
@@ -118,7 +125,23 @@ class Plan(Section):
                 raise ValueError(
                     f"models.{name}: the truth teaches conversion alone; add model.name=single_task"
                 )
+            if model.base:
+                self._check_base(name)
         return self
+
+    def _check_base(self, name: str) -> None:
+        model, chain = self.models[name], [name]
+        while base := self.models[chain[-1]].base:
+            if base not in self.models:
+                raise ValueError(f"models.{chain[-1]}.base: there is no model {base!r}")
+            chain.append(base)
+            if base in chain[:-1]:
+                raise ValueError(f"models.{name}.base: a circle, {' <- '.join(chain)}")
+        for world in self.worlds:
+            if name in self.models_in(world) and model.base not in self.models_in(world):
+                raise ValueError(f"models.{name}.base: {model.base} is not trained in {world}")
+        if model.space:
+            raise ValueError(f"models.{name}.space: it takes what the search of its base found")
 
     def config(self, world: str, seed: int, model: str) -> Config:
         """Returns the configuration of one trial.
@@ -126,9 +149,13 @@ class Plan(Section):
         Raises:
             ConfigError: An override or preset that cannot be used.
         """
-        place, of_model = self.worlds[world], self.models[model].set
+        place, of_model = self.worlds[world], self._overrides(model)
         overrides = (*self.set, *place.set, *self.overrides, *of_model, f"seed={seed}")
         return load_config(preset=place.preset, overrides=overrides)
+
+    def _overrides(self, model: str) -> tuple[str, ...]:
+        base = self.models[model].base
+        return (*(self._overrides(base) if base else ()), *self.models[model].set)
 
     def models_in(self, world: str) -> list[str]:
         """Returns the names of the models that are trained in a world."""

@@ -10,7 +10,7 @@ import multiprocessing
 import os
 import threading
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -27,7 +27,14 @@ ITEMS = 20
 Task = Callable[[Any], None]
 
 
-def run_all(what: str, task: Task, items: Mapping[str, Any], workers: int, progress: bool) -> None:
+def run_all(
+    what: str,
+    task: Task,
+    items: Mapping[str, Any],
+    workers: int,
+    progress: bool,
+    after: Mapping[str, str] | None = None,
+) -> None:
     """Runs a task on each item and waits for all.
 
     Args:
@@ -36,6 +43,7 @@ def run_all(what: str, task: Task, items: Mapping[str, Any], workers: int, progr
         items: By name.
         workers: Processes at a time, 0 for one a core; each uses its share of the cores.
         progress: Show a progress bar on stderr.
+        after: Item -> the item whose end it waits for, which comes before it in `items`.
 
     Raises:
         CmdcmError: The task failed on some; names the first five with their faults.
@@ -43,21 +51,27 @@ def run_all(what: str, task: Task, items: Mapping[str, Any], workers: int, progr
     cores, faults = len(os.sched_getaffinity(0)), []
     workers = min(workers or cores, max(len(items), 1))
     threads, own = max(1, cores // workers), threading.local()
+    futures: dict[str, Future[str | None]] = {}
 
-    def attempt(item: Any) -> str | None:
+    def attempt(name: str) -> str | None:
+        first = futures.get((after or {}).get(name, ""))
+        if first is not None:
+            first.result()  # it began earlier, so that it needs no thread that waits here
         if getattr(own, "process", None) is None:
             own.process = _Process(threads)
-        fault: str | None = own.process.run(task, item)
+        fault: str | None = own.process.run(task, items[name])
         if own.process.spent:
             own.process = None
         return fault
 
     with progress_bar() as bar, ThreadPoolExecutor(workers) as pool:
         shown = bar.add_task(what, total=len(items), visible=progress and bool(items))
-        futures = {pool.submit(attempt, item): name for name, item in items.items()}
-        for future in as_completed(futures):
+        for name in items:
+            futures[name] = pool.submit(attempt, name)
+        names = {future: name for name, future in futures.items()}
+        for future in as_completed(names):
             if fault := future.result():
-                faults.append(f"{futures[future]}: {fault}")
+                faults.append(f"{names[future]}: {fault}")
             bar.advance(shown)
     if faults:
         raise CmdcmError(f"{len(faults)} of {len(items)} {what} failed: {'; '.join(faults[:5])}")

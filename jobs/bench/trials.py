@@ -8,7 +8,8 @@
         trial.json              what it cost, and the revision of the code; written last
 
 A key is a hash of the settings that are not the defaults, so that benches with an output in common
-share their trials; a folder that was made with another default is made anew. Code is no part of it,
+share their trials; a folder that was made with another default is made anew. The key of a model
+that goes on from a base has the base's key in it, no path. Code is no part of it,
 but the results say where other code made the trials: after a change of a model's code choose
 another output. Worlds and trials are made on several processes (`processes.py`).
 """
@@ -25,6 +26,7 @@ from typing import Any
 import polars as pl
 
 from cmdcm.core.config import Config
+from cmdcm.core.errors import TrainingError
 from cmdcm.core.files import MANIFEST, read_json, sha256, write_json
 from cmdcm.core.revision import code_revision
 from cmdcm.datasets.log import open_event_log
@@ -96,6 +98,7 @@ class Trial:
         config: The model's configuration.
         folder: Where it is.
         truth: Whether it learns the true probabilities.
+        base: The trial whose model it is started from, in the same world with the same seed.
     """
 
     world: World
@@ -103,12 +106,25 @@ class Trial:
     config: Config
     folder: Path
     truth: bool = False
+    base: "Trial | None" = None
+
+    @property
+    def name(self) -> str:
+        """Its name among the trials of a plan."""
+        return f"{self.world.name} seed {self.world.seed} {self.model}"
+
+    @property
+    def depth(self) -> int:
+        """How many trials come before it."""
+        return self.base.depth + 1 if self.base else 0
 
     @property
     def done(self) -> bool:
         """Whether it was made, with this configuration."""
-        made = _made(self.folder / MODEL / "config.json", self.config, _TRIAL)
-        return made and (self.folder / TRIAL).exists() and self.world.done
+        based = self.base is not None
+        made = _made(self.folder / MODEL / "config.json", self.config, _TRIAL, based)
+        made = made and (self.folder / TRIAL).exists() and self.world.done
+        return made and (self.base is None or self.base.done)
 
     def cost(self) -> dict[str, Any]:
         """Returns what `trial.json` says."""
@@ -136,13 +152,16 @@ def trials_of(plan: Plan, output: Path) -> list[Trial]:
             world = World(name, seed, config, folder.with_name(f"{name}-{key}"), log)
             if log is None:
                 world = World(name, seed, config, folder, None)
-            for model in plan.models_in(name):
-                made = plan.config(name, seed, model)
-                place_of = output.resolve() / "trials" / folder.name
-                truth = plan.models[model].truth
-                place = place_of / f"{model}-{trial_key(made, truth)}"
-                trials.append(Trial(world, model, made, place, truth))
+            place = output.resolve() / "trials" / folder.name
+            trials += [_trial(plan, world, model, place) for model in plan.models_in(name)]
     return trials
+
+
+def _trial(plan: Plan, world: World, model: str, place: Path) -> Trial:
+    of_model, config = plan.models[model], plan.config(world.name, world.seed, model)
+    base = _trial(plan, world, of_model.base, place) if of_model.base else None
+    folder = place / f"{model}-{trial_key(config, of_model.truth, base)}"
+    return Trial(world, model, config, folder, of_model.truth, base)
 
 
 def run_trials(trials: Sequence[Trial], workers: int = 0, *, progress: bool = True) -> list[Trial]:
@@ -159,10 +178,11 @@ def run_trials(trials: Sequence[Trial], workers: int = 0, *, progress: bool = Tr
     Raises:
         CmdcmError: Trials failed; all others were made. Names each with its fault.
     """
-    missing = [trial for trial in trials if not trial.done]
+    missing = sorted((t for t in trials if not t.done), key=lambda trial: trial.depth)
     prepare_worlds(missing, workers, progress=progress)
-    runs = {f"{t.world.name} seed {t.world.seed} {t.model}": t for t in missing}
-    run_all("trials", run_trial, runs, workers, progress)
+    runs = {trial.name: trial for trial in missing}
+    after = {trial.name: trial.base.name for trial in missing if trial.base}
+    run_all("trials", run_trial, runs, workers, progress, after)
     return list(trials)
 
 
@@ -181,15 +201,24 @@ def prepare(world: World) -> None:
 
 
 def run_trial(trial: Trial) -> None:
-    """Trains and scores one model; an interrupted training goes on."""
-    data = ExampleSet.open(trial.world.examples, trial.config.split)
+    """Trains and scores one model; an interrupted training goes on.
+
+    Raises:
+        TrainingError: Its base was not made.
+    """
+    config = trial.config
+    if trial.base:
+        if not trial.base.done:
+            raise TrainingError(f"its base {trial.base.model} was not made")
+        config = _started(config, str(trial.base.folder / MODEL))
+    data = ExampleSet.open(trial.world.examples, config.split)
     taught, run, speed = data, trial.folder / "run", TrainingSpeed()
     if trial.truth and trial.world.truth is not None:
         soft = trial.folder / "examples"
         soft_examples(data, trial.world.truth, soft)
-        taught = ExampleSet.open(soft, trial.config.split)
+        taught = ExampleSet.open(soft, config.split)
     started = time.monotonic()
-    model = train(taught, run, trial.config, progress=False, observers=[speed])
+    model = train(taught, run, config, progress=False, observers=[speed])
     seconds = time.monotonic() - started
     frame = predict(model, data.files("test"), data.spec, data.calendar)
     frame.write_parquet(trial.folder / PREDICTIONS)
@@ -198,7 +227,7 @@ def run_trial(trial: Trial) -> None:
     cost = {
         **model.describe(),
         "training_seconds": seconds,
-        "epochs": len(load_history(run / MODEL)),
+        "epochs": int(load_history(run / MODEL)[-1]["epoch"]),  # a warm start's is the epoch 0
         "training_rows": data.total("train"),
         "test_rows": len(frame),
         "examples_per_second": speed.examples_per_second,
@@ -225,17 +254,31 @@ def code_notes(trials: Sequence[Trial]) -> list[str]:
     ]
 
 
-def _made(path: Path, config: Config, sections: Sequence[str]) -> bool:
-    """Whether the configuration beside an artefact is this one, in some sections."""
+def _started(config: Config, source: str) -> Config:
+    """Returns a configuration that starts from another model."""
+    training = config.training.model_copy(update={"warm_start": source})
+    return config.model_copy(update={"training": training})
+
+
+def _made(path: Path, config: Config, sections: Sequence[str], based: bool = False) -> bool:
+    """Whether the configuration beside an artefact is this one, in some sections.
+
+    The place of a base is left out: the output may have moved.
+    """
     if not path.exists():
         return False
     made = Config.load(path)
+    if based:
+        made = _started(made, config.training.warm_start)
     return all(getattr(made, name) == getattr(config, name) for name in sections)
 
 
-def trial_key(config: Config, truth: bool) -> str:
-    """Returns the key of a trial: its configuration, and whether it is taught the truth."""
-    return _key(config, _TRIAL, "truth" if truth else "")
+def trial_key(config: Config, truth: bool, base: Trial | None = None) -> str:
+    """Returns the key of a trial: its configuration, whether it is taught the truth, its base."""
+    extra = "truth" if truth else ""
+    if base:
+        extra += f" from {trial_key(base.config, base.truth, base.base)}"
+    return _key(config, _TRIAL, extra)
 
 
 def _key(config: Config, sections: Sequence[str], extra: str) -> str:

@@ -6,7 +6,9 @@ Every model gets the same number of trials, the given settings among them, on th
 world's first seed: it trains on all promotions before the last one ahead of the test split, and
 that one's validation log loss of `conversion` counts. All seeds are then trained with the best
 settings. A search that was stopped goes on; one with other settings, examples or another space is
-another folder. A model that is taught the truth is searched on outcomes, as all others are.
+another folder. A model that is taught the truth is searched on outcomes, as all others are. A model
+that goes on from a base is not searched: it takes what the search of its base found, as the weights
+that it starts with fit those settings alone.
 """
 
 import hashlib
@@ -84,19 +86,26 @@ def tune(
         raise ConfigError('a plan with `tune` needs Optuna: pip install "cmdcm[tune]"')
     groups: dict[tuple[str, str], list[Trial]] = {}
     for trial in trials:
-        groups.setdefault((trial.world.name, trial.model), []).append(trial)
+        if trial.base is None:
+            groups.setdefault((trial.world.name, trial.model), []).append(trial)
     spaces = {m: load_space(plan.models[m].space or plan.space) for m in plan.models}
     prepare_worlds([members[0] for members in groups.values()], workers, progress=progress)
-    found, made = [], []
+    found: list[Tuned] = []
+    made: dict[str, Trial] = {}
     items = list(groups.values())
     for members in track_progress(items, "tuning") if progress else items:
         first = members[0]
         folder = output.resolve() / "tuning" / first.world.folder.name
         best = _search(first, spaces[first.model], plan.tune, folder, workers)
         found.append(best)
-        made += [_with(trial, best.config) for trial in members]
-    order = {_place(trial): number for number, trial in enumerate(trials)}
-    return sorted(made, key=lambda trial: order[_place(trial)]), found
+        made |= {trial.name: _with(trial, best.config) for trial in members}
+    for trial in sorted(trials, key=lambda trial: trial.depth):
+        if trial.base is not None:
+            base = made[trial.base.name]
+            space = spaces[_root(trial).model]
+            own = space.config(trial.config, space.params(base.config))
+            made[trial.name] = _with(replace(trial, base=base), own)
+    return [made[trial.name] for trial in trials], found
 
 
 def table(found: Sequence[Tuned]) -> Table:
@@ -117,14 +126,14 @@ def table(found: Sequence[Tuned]) -> Table:
     return Table("Tuning: validation log loss", columns, tuple(rows))
 
 
-def _place(trial: Trial) -> tuple[str, int, str]:
-    return trial.world.name, trial.world.seed, trial.model
+def _root(trial: Trial) -> Trial:
+    return _root(trial.base) if trial.base else trial
 
 
 def _with(trial: Trial, config: Config) -> Trial:
     """Returns a trial with the settings of another configuration."""
     own = trial.config.model_copy(update={"model": config.model, "training": config.training})
-    folder = trial.folder.with_name(f"{trial.model}-{trial_key(own, trial.truth)}")
+    folder = trial.folder.with_name(f"{trial.model}-{trial_key(own, trial.truth, trial.base)}")
     return replace(trial, config=own, folder=folder)
 
 

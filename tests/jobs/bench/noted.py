@@ -12,9 +12,12 @@ from cmdcm.core.errors import DataError
 def note(item: tuple[Path, str]) -> None:
     """Leaves its process' number behind; fails or dies if that is asked for.
 
-    As an orphan it kills the process that started it, and holds a lock for as long as it lives.
+    Late it begins after a second. As an orphan it kills the process that started it, and holds a
+    lock for as long as it lives.
     """
     path, way = item
+    if way == "late":
+        time.sleep(1)
     path.write_text(str(os.getpid()))
     if way == "fail":
         raise DataError("no rows")

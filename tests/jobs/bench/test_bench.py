@@ -13,6 +13,7 @@ from cmdcm.jobs.bench.plan import load_plan
 from cmdcm.jobs.bench.sparsity import measure_gaps
 from cmdcm.jobs.bench.trials import trials_of
 from cmdcm.model.metrics import auc, log_loss
+from cmdcm.model.trained import load_history
 from cmdcm.tests.conftest import SMALL
 from cmdcm.tests.jobs.page import Page
 from cmdcm.tests.jobs.test_cli import cmdcm, parsed_flags
@@ -147,6 +148,35 @@ def test_a_trial_that_fails_is_named_and_the_others_are_made(output, plan, tmp_p
     assert "1 of 2 trials failed: world seed 1 bad: " in message
     assert "nothing" in message
     assert (trial(copy, 1, "vanilla") / "trial.json").exists()
+
+
+@pytest.mark.slow
+def test_a_model_goes_on_from_its_base_which_is_trained_once(small_world, tmp_path):
+    path, output = tmp_path / "plan.toml", tmp_path / "out"
+    path.write_text(
+        f"title = 'T'\nbaseline = 'base'\nseeds = [1]\nset = {json.dumps(SMALL)}\n"
+        f"[worlds.world]\nevents = {json.dumps(str(small_world.events))}\n"
+        "[models.hdr]\nset = ['model.name=hdr', 'training.on_forgetting=warn']\nbase = 'base'\n"
+        "[models.base]\nset = ['model.name=single_task']\n"
+    )
+    assert bench(path, output) == 0
+    (base,), (own,) = (list(output.glob(f"trials/*/{name}-*")) for name in ("base", "hdr"))
+    manifest = json.loads((own / "model" / "manifest.json").read_text())
+    assert manifest["warm_start"]["source"] == str(base / "model")
+    # It begins where its base ended.
+    losses = [
+        [r["val_log_loss_conversion"] for r in load_history(trial / "model")]
+        for trial in (base, own)
+    ]
+    assert losses[1][0] == pytest.approx(min(losses[0]), rel=1e-6)
+    costs = [json.loads((trial / "trial.json").read_text()) for trial in (base, own)]
+    assert costs[1]["epochs"] == len(losses[1]) - 1
+    # What it leaves as it is, it reads.
+    assert costs[1]["parameters_read"] > costs[0]["parameters_read"]
+    moved = output.rename(tmp_path / "moved")
+    made = {p: p.stat().st_mtime_ns for p in moved.glob("trials/*/*/trial.json")}
+    assert bench(path, moved) == 0
+    assert {p: p.stat().st_mtime_ns for p in moved.glob("trials/*/*/trial.json")} == made
 
 
 def test_presets_belong_into_the_plan(plan, tmp_path, capsys):

@@ -4,9 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from cmdcm.core.errors import ConfigError
+from cmdcm.core.errors import ConfigError, TrainingError
 from cmdcm.jobs.bench.plan import load_plan, plans
-from cmdcm.jobs.bench.trials import trials_of
+from cmdcm.jobs.bench.trials import run_trial, trials_of
+from cmdcm.model.delayed.base import DelayedModel
+from cmdcm.model.registry import MODELS
 
 PLAN = """
 title = "T"
@@ -52,6 +54,13 @@ def test_every_built_in_plan_makes_its_configurations(name):
             assert plan.config(world, 1, model).seed == 1
 
 
+def test_the_zoo_has_every_model_of_final_labels():
+    plan = load_plan("zoo")
+    named = {plan.config("sparse", 1, model).model.name for model in plan.models}
+    late = {name for name, kind in MODELS.items() if issubclass(kind, DelayedModel)}
+    assert set(MODELS) - named == late | {"ecad"}  # its label makes other examples
+
+
 def test_trials_are_worlds_by_seeds_by_models(plan_file, tmp_path):
     trials = trials_of(load_plan(str(plan_file)), tmp_path)
     assert [(t.world.name, t.world.seed, t.model) for t in trials] == [
@@ -79,6 +88,44 @@ def test_what_is_taught_the_truth_is_another_trial(plan_file, tmp_path):
         folders.append({trial.folder for trial in trials if trial.model == "c"})
     assert len(folders[0]) == len(folders[1]) == 4
     assert not folders[0] & folders[1]
+
+
+BASED = """
+[models.after]
+set = ["training.epochs=3", "model.trunk_units=[8]"]
+base = "plain"
+[models.plain]
+set = ["model.name=single_task", "model.trunk_units=[4]"]
+"""
+
+
+def test_a_model_goes_on_from_the_trial_of_its_base_with_its_settings(plan_file, tmp_path):
+    plan_file.write_text(PLAN + BASED)
+    trials = trials_of(load_plan(str(plan_file)), tmp_path)
+    for trial in trials:
+        if trial.model == "after":
+            assert trial.base in trials
+            assert trial.base.model == "plain"
+            assert trial.base.world == trial.world
+            assert trial.config.model.name == "single_task"
+            assert trial.config.model.trunk_units == (8,)
+            with pytest.raises(TrainingError, match="its base plain was not made"):
+                run_trial(trial)
+
+
+def test_the_key_of_a_trial_holds_the_settings_of_its_base_and_no_place(plan_file, tmp_path):
+    def folders(text: str, output: Path) -> dict[str, str]:
+        plan_file.write_text(text)
+        trials = trials_of(load_plan(str(plan_file), seeds=1, worlds=("one",)), output)
+        return {trial.model: trial.folder.name for trial in trials}
+
+    given = folders(PLAN + BASED, tmp_path / "here")
+    assert folders(PLAN + BASED, tmp_path / "there") == given
+    alone = folders(PLAN + BASED.replace('base = "plain"', ""), tmp_path)
+    assert {name for name in given if alone[name] != given[name]} == {"after"}
+    changed = '"model.trunk_units=[4]", "model.tower_units=[2]"]'
+    other = folders(PLAN + BASED.replace('"model.trunk_units=[4]"]', changed), tmp_path)
+    assert {name for name in given if other[name] != given[name]} == {"after", "plain"}
 
 
 def test_a_log_is_the_same_for_all_seeds(plan_file, tmp_path):
@@ -117,6 +164,10 @@ def test_the_command_line_counts_more_than_a_world_and_less_than_a_model(plan_fi
         ('worlds = ["two"]', 'worlds = ["three"]', "there is no world ['three']"),
         ("[models.b]", '[models."b c"]', "'b c' cannot be one"),
         ("[models.b]", "[models.oracle]", "'oracle' cannot be one"),
+        ("[models.b]", '[models.b]\nbase = "c"', "models.b.base: there is no model 'c'"),
+        ("[models.a]", '[models.a]\nbase = "a"', "models.a.base: a circle, a <- a"),
+        ("[models.a]", '[models.a]\nbase = "b"', "models.a.base: b is not trained in one"),
+        ("[models.b]", '[models.b]\nbase = "a"\nspace = "zoo"', "what the search of its base"),
         ('title = "T"', "", "title"),
         ('title = "T"', 'title = "T"\ncolour = 1', "colour"),
         ('title = "T"', "title =", "not valid TOML"),

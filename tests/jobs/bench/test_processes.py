@@ -47,6 +47,16 @@ def test_failed_and_killed_items_are_named_and_the_others_done(tmp_path):
 
 
 @pytest.mark.slow
+def test_an_item_waits_for_the_one_that_it_comes_after(tmp_path):
+    items = {
+        name: (tmp_path / name, "late" if name == "first" else "") for name in ("first", "next")
+    }
+    run_all("items", note, items, workers=2, progress=False, after={"next": "first"})
+    began = {name: (tmp_path / name).stat().st_mtime_ns for name in items}
+    assert began["first"] < began["next"]
+
+
+@pytest.mark.slow
 def test_an_item_ends_when_the_bench_is_killed(tmp_path):
     program, held = tmp_path / "program.py", tmp_path / "0"
     program.write_text(ORPHAN)

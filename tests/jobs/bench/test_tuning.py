@@ -67,6 +67,26 @@ def test_every_model_has_the_same_budget_and_its_best_settings_for_all_seeds(
         assert trial.folder != given.folder
 
 
+def test_a_model_that_goes_on_has_what_was_found_for_its_base(tmp_path, monkeypatch):
+    path = tmp_path / "plan.toml"
+    path.write_text(PLAN + '[models.c]\nset = ["training.epochs=7"]\nbase = "b"\n')
+    plan = load_plan(str(path))
+    monkeypatch.setattr(tuning, "_search", lambda trial, *_: found(trial, 0.003))
+    monkeypatch.setattr(tuning, "prepare_worlds", lambda *args, **kwargs: None)
+    trials = trials_of(plan, tmp_path)
+    made, results = tune(trials, plan, tmp_path, 1, progress=False)
+    assert [one.model for one in results] == ["a", "b"]
+    assert [trial.model for trial in made] == ["a", "b", "c", "a", "b", "c"]
+    for trial, given in zip(made, trials, strict=True):
+        if trial.model == "c":
+            assert trial.base in made
+            assert trial.base.model == "b"
+            assert trial.config.training.learning_rate == 0.003
+            assert trial.config.training.epochs == 7
+            assert not trial.config.model.gate
+            assert trial.folder != given.folder
+
+
 def test_without_a_budget_nothing_is_searched(plan, tmp_path):
     trials = trials_of(plan, tmp_path)
     assert tune(trials, plan.model_copy(update={"tune": 0}), tmp_path) == (trials, [])
