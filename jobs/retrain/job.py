@@ -19,7 +19,7 @@ from cmdcm.core.files import read_json, staged_file, write_json
 from cmdcm.core.locations import location
 from cmdcm.jobs.retrain.decision import EXIT_CODES, Decision, decide, decided, decision_folder
 from cmdcm.jobs.retrain.lock import JobLock, job_lock
-from cmdcm.jobs.retrain.plan import REFRESH, extra, until
+from cmdcm.jobs.retrain.plan import REFRESH, extra, module_files, request_logs, until
 from cmdcm.jobs.retrain.served import serving_model, stable_version, taken_back
 from cmdcm.jobs.retrain.snapshot import source_fingerprint
 from cmdcm.jobs.retrain.steps import (
@@ -110,9 +110,10 @@ def _check(config: Config, request: Request) -> None:
 def _job_key(config: Config, request: Request, window: Window) -> str:
     settings = config.model_dump(mode="json", exclude={"retrain", "simulate", "abtest"})
     source = source_fingerprint(location(config.retrain.events), window.last_day)
-    places = config.retrain.model_dump(mode="json", include={"events", "output", "targets"})
+    job = config.retrain.model_dump(mode="json", exclude={"work", "lock_hours", "deadline_hours"})
+    outside = [module_files(config.features.modules), request_logs(config.retrain.replay)]
     asked = [request.promotion, window.as_of_ms, request.until, request.override]
-    return digest_of([settings, places, source, asked])
+    return digest_of([settings, job, source, outside, asked])
 
 
 class _Job:

@@ -113,16 +113,23 @@ def extra(step: Step, context: Context) -> dict[str, Any]:
         case "check":
             values = {"last_day": window.last_day}
         case "features":
-            values = _modules(config.features.modules)
+            values = module_files(config.features.modules)
         case "validate":
             against = context.serving and context.serving["features"]
             same = against == context.done["features"].digest
-            replay = [_stamp(file) for file in config.retrain.replay]
-            values = {"against": None if same else against, "requests": replay}
+            replay = request_logs(config.retrain.replay)
+            missing = [file for file, stamp in replay.items() if stamp is None]
+            if missing:
+                raise ConfigError(
+                    f"retrain.replay: {missing[0]} is no file. Name TFRecords of PredictionLog "
+                    "that the server logged, or leave it empty to compare the canary on its "
+                    "warm-up requests"
+                )
+            values = {"against": None if same else against, "requests": list(replay.values())}
         case "train":
             values = {"base": context.base and context.base["identity"]}
         case "refresh":
-            values = {"as_of_ms": window.as_of_ms, **_modules(config.features.modules)}
+            values = {"as_of_ms": window.as_of_ms, **module_files(config.features.modules)}
         case "evaluate" | "gate":
             values = {
                 "serving": context.serving and context.serving["identity"],
@@ -140,27 +147,29 @@ def extra(step: Step, context: Context) -> dict[str, Any]:
     return dict(values)
 
 
-def _stamp(file: str) -> list[int]:
-    """Size and time of change of a request log: a day's is too large to read to look for changes.
+def request_logs(files: Sequence[str]) -> dict[str, list[int] | None]:
+    """Returns size and time of change of request logs, None for one that is not there.
 
-    Raises:
-        ConfigError: There is no such file.
+    A day's log is too large to read to look for changes.
     """
-    path = Path(file)
-    if not path.is_file():
-        raise ConfigError(
-            f"retrain.replay: {file} is no file. Name TFRecords of PredictionLog that the server "
-            "logged, or leave it empty to compare the canary on its warm-up requests"
-        )
-    stat = path.stat()
-    return [stat.st_size, stat.st_mtime_ns]
+    found: dict[str, list[int] | None] = {}
+    for file in files:
+        stat = Path(file).stat() if Path(file).is_file() else None
+        found[file] = stat and [stat.st_size, stat.st_mtime_ns]
+    return found
 
 
-def _modules(names: Sequence[str]) -> dict[str, str]:
-    """Returns the SHA-256 of modules with features of one's own; what is missing its step tells."""
-    found = {name: importlib.util.find_spec(name) for name in names}
-    return {
-        name: sha256(Path(spec.origin))
-        for name, spec in found.items()
-        if spec is not None and spec.has_location and spec.origin
-    }
+def module_files(names: Sequence[str]) -> dict[str, str]:
+    """Returns the SHA-256 of the files of modules with features of one's own.
+
+    What a module imports does not count. What is missing is left out: its step tells.
+    """
+    found = {}
+    for name in names:
+        try:
+            spec = importlib.util.find_spec(name)
+        except (ImportError, ValueError):  # no parent of a dotted name, which is imported for it
+            continue
+        if spec is not None and spec.has_location and spec.origin:
+            found[name] = sha256(Path(spec.origin))
+    return found

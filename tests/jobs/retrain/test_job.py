@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from cmdcm.core.errors import ConfigError, DataError, ExportError, RetrainError, ServingError
+from cmdcm.features.custom import custom_features
 from cmdcm.jobs.retrain.dry_run import describe
 from cmdcm.jobs.retrain.job import Request, retrain
 from cmdcm.jobs.retrain.served import serving_model
@@ -269,6 +270,45 @@ def test_other_code_of_one_s_own_features_makes_examples_again(
     fakes.ran.clear()
     retrain(config, Request(PROMOTION, "2024-06-12"), Clock())
     assert "features" in fakes.ran
+
+
+def test_what_was_refused_is_judged_again_the_same_day_once_the_cause_is_mended(
+    fakes, tmp_path, monkeypatch
+):
+    log, module = tmp_path / "requests.tfrecord", tmp_path / "features_mended.py"
+    log.write_bytes(b"requests")
+    module.write_text("WEEK = 7\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    config = config_of(tmp_path, replay=(str(log),))
+    features = config.features.model_copy(update={"modules": ("features_mended",)})
+    config = config.model_copy(update={"features": features})
+
+    def first_of(config):
+        fakes.ran.clear()
+        decision = retrain(config, REQUEST, Clock())
+        assert decision.outcome == "refused"
+        assert decision.reused is not bool(fakes.ran)
+        return fakes.ran[0] if fakes.ran else "reused"
+
+    fakes.accepted = False
+    assert first_of(config) == "snapshot"
+    assert first_of(config) == "reused"
+    module.write_text("WEEK = 8\n")
+    assert first_of(config) == "features"
+    log.write_bytes(b"better requests")
+    assert first_of(config) == "validate"
+    cold = config.retrain.model_copy(update={"warm_start": False})
+    assert first_of(config.model_copy(update={"retrain": cold})) == "check"
+    later = cold.model_copy(update={"deadline_hours": 7.0})
+    assert first_of(config.model_copy(update={"retrain": later})) == "reused"
+
+
+def test_a_module_in_a_package_that_is_not_there_is_a_decision(fakes, config):
+    fakes.hooks["features"] = lambda c, _: custom_features(c.config.features.modules)
+    features = config.features.model_copy(update={"modules": ("no_such_package.features",)})
+    decision = retrain(config.model_copy(update={"features": features}), REQUEST, Clock())
+    assert (decision.outcome, decision.exit_code) == ("failed", ConfigError.exit_code)
+    assert "features.modules: cannot import 'no_such_package.features'" in decision.reason
 
 
 def test_logged_requests_are_not_read_to_find_that_nothing_changed(fakes, tmp_path, monkeypatch):
