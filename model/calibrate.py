@@ -1,11 +1,13 @@
 """Fitting the calibration of a trained model on days that it was not trained on.
 
 The rows are those of the validation part: later than all training rows, earlier than all test rows,
-and with known labels. Each calibrated logit is fitted in its own task space, on its own label.
+and with known labels. Each calibrated logit is fitted in its own task space, on its own label. The
+levels of the kinds of promotions look at training rows too (`model/levels.py`).
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -15,6 +17,7 @@ from absl import logging
 
 from cmdcm.core.config import CalibrationConfig
 from cmdcm.core.errors import DataError
+from cmdcm.datasets.calendar import Promotion
 from cmdcm.features.columns import labels_of
 from cmdcm.features.dataset import ExampleSet
 from cmdcm.features.input import examples, input_errors
@@ -28,6 +31,8 @@ from cmdcm.model.calibration import (
     slice_index,
 )
 from cmdcm.model.causal.targeting import expit, logit
+from cmdcm.model.heads import Head
+from cmdcm.model.levels import KIND, PROMOTION, ROWS, kind_levels
 from cmdcm.model.metrics import Array
 
 Ints = npt.NDArray[np.int64]
@@ -39,6 +44,25 @@ MAX_KNOTS = 32
 _STEPS = 100
 
 
+@dataclass(frozen=True)
+class _Rows:
+    """What a calibration is fitted to: logits, labels and slices by name, [N] each.
+
+    With levels, `promotion` is among the slices: the place of the row's promotion in time.
+    """
+
+    logits: Mapping[str, Array]
+    labels: Mapping[str, Array]
+    slices: Mapping[str, Ints]
+
+    def of(self, head: Head) -> tuple[Array, Array, dict[str, Ints]]:
+        """Returns the logits, labels and slices of the rows of a head's task space."""
+        mask = head.mask({name: tf.constant(value) for name, value in self.labels.items()})
+        rows = np.flatnonzero(mask.numpy())
+        slices = {name: index[rows] for name, index in self.slices.items()}
+        return self.logits[head.name][rows], self.labels[head.label][rows], slices
+
+
 def fit_calibration(
     model: RankingModel,
     data: ExampleSet,
@@ -46,16 +70,18 @@ def fit_calibration(
     trained_on: Sequence[str],
     batch_size: int = 4096,
     on_corrupt: Literal["fail", "skip"] = "fail",
+    seed: int = 0,
 ) -> Calibration:
     """Fits the calibration of a model on the last days of the validation part.
 
     Args:
         model: The trained model; its own calibration, if it has one, is not used.
         data: The examples.
-        config: Method, slices and share of the days.
+        config: Method, slices, levels and share of the days.
         trained_on: The days that the model was trained on.
         batch_size: Examples of a batch.
         on_corrupt: As `features.input.examples` has it.
+        seed: Seed of which training rows tell the levels, where there are many.
 
     Raises:
         ConfigError: A slice column that the model cannot be sliced by.
@@ -64,26 +90,48 @@ def fit_calibration(
     counts = {column: slice_count(column, data.spec) for column in config.slices}
     days = data.split.validation[-max(1, round(len(data.split.validation) * config.share)) :]
     check_later(days, trained_on, data.split.test)
-    data = dataclasses.replace(data, split=dataclasses.replace(data.split, validation=days))
+    inputs = [feature.name for feature in data.spec.inputs]
+    promotions: tuple[Promotion, ...] = ()
+    if config.levels and KIND in inputs and KIND not in config.slices:
+        promotions = data.calendar.promotions
+    names = [promotion.name for promotion in promotions]
+    columns = [*inputs, *labels_of(data.spec), *([PROMOTION] if promotions else [])]
+    held = dataclasses.replace(data, split=dataclasses.replace(data.split, validation=days))
+    files = held.files("validation", on_corrupt)
     batches = examples(
-        data.files("validation", on_corrupt),
-        data.spec,
-        batch_size=batch_size,
-        columns=[*(feature.name for feature in data.spec.inputs), *labels_of(data.spec)],
-        on_corrupt=on_corrupt,
+        files, data.spec, batch_size=batch_size, columns=columns, on_corrupt=on_corrupt
     )
-    logits, labels, slices = _read(model, batches, config.slices)
+    validation, training = _read(model, batches, config.slices, names), None
+    if promotions:
+        sample = examples(
+            data.files("train", on_corrupt),
+            data.spec,
+            batch_size=batch_size,
+            columns=columns,
+            shuffle_seed=seed,
+            shuffle_buffer=batch_size,
+            on_corrupt=on_corrupt,
+        )
+        training = _read(model, sample.take(-(-ROWS // batch_size)), config.slices, names)
     fitted = {}
     for head in model.calibrated_heads():
-        mask = head.mask({name: tf.constant(value) for name, value in labels.items()})
-        rows = np.flatnonzero(mask.numpy())
-        head_slices = {name: (slices[name][rows], count) for name, count in counts.items()}
-        of_head = fit_head(logits[head.name][rows], labels[head.label][rows], head_slices, config)
+        logits, labels, slices = validation.of(head)
+        head_slices = {name: (slices[name], count) for name, count in counts.items()}
+        of_head = fit_head(logits, labels, head_slices, config)
+        if training is not None:
+            of_head = with_levels(
+                of_head,
+                validation.of(head),
+                training.of(head),
+                slice_index(KIND, tf.constant([p.kind for p in promotions]), data.spec).numpy(),
+                slice_count(KIND, data.spec),
+                config,
+            )
         if of_head is None:
             logging.warning(
                 "head %r is not calibrated: fewer than %d positive or negative labels %r in its "
                 "%d rows of %s..%s",
-                *(head.name, config.min_positives, head.label, len(rows), days[0], days[-1]),
+                *(head.name, config.min_positives, head.label, len(labels), days[0], days[-1]),
             )
             continue
         logging.info("head %r: PCOC %.4f -> %.4f", head.name, of_head.before, of_head.after)
@@ -136,6 +184,61 @@ def fit_head(
         shifts[column] = tuple(shift.tolist())
     before, after = (float(expit(z).sum() / positives) for z in (logits, mapped))
     return HeadCalibration(line, shifts, len(labels), positives, before, after)
+
+
+def with_levels(
+    fitted: HeadCalibration | None,
+    validation: tuple[Array, Array, dict[str, Ints]],
+    training: tuple[Array, Array, dict[str, Ints]],
+    kinds: Ints,
+    count: int,
+    config: CalibrationConfig,
+) -> HeadCalibration | None:
+    """Adds the levels of the kinds of promotions to the calibration of one logit.
+
+    A logit without a calibration, for want of positive labels, gets one that has the levels alone,
+    if there are enough with those of the training days.
+
+    Args:
+        fitted: Its calibration on the validation days.
+        validation: Logits, labels and slices of its rows on these days; `promotion` is a row's
+            promotion, by its place in the calendar.
+        training: The same of training rows.
+        kinds: [promotions], the kind of each promotion of the calendar.
+        count: Number of kinds.
+        config: The least positives.
+    """
+    (z, y, slices), (z_seen, y_seen, slices_seen) = validation, training
+    labels = np.concatenate([y, y_seen])
+    positives = labels.sum()
+    if min(positives, len(labels) - positives) < config.min_positives:
+        return fitted
+    base = fitted or HeadCalibration(IDENTITY, {}, len(y), int(y.sum()), 1.0, 1.0)
+    mapped = _mapped(base, z, slices)
+    promotions = np.concatenate([slices[PROMOTION], slices_seen[PROMOTION]])
+    there, place = np.unique(promotions, return_inverse=True)
+    shift = kind_levels(
+        np.concatenate([mapped, _mapped(base, z_seen, slices_seen)]),
+        labels,
+        place,
+        np.arange(len(labels)) >= len(y),
+        kinds[there],
+        count,
+    )
+    observed = max(y.sum(), 1.0)
+    return dataclasses.replace(
+        base,
+        shifts={**base.shifts, KIND: tuple(shift.tolist())},
+        before=float(expit(z).sum() / observed),
+        after=float(expit(mapped + shift[kinds[slices[PROMOTION]]]).sum() / observed),
+    )
+
+
+def _mapped(head: HeadCalibration, logits: Array, slices: Mapping[str, Ints]) -> Array:
+    mapped = head.map(tf.constant(logits, tf.float32)).numpy().astype(np.float64)
+    for column, shift in head.shifts.items():
+        mapped += np.array(shift)[slices[column]]
+    return mapped
 
 
 def platt(logits: Array, labels: Array) -> Map:
@@ -253,9 +356,11 @@ def _loss(logits: Array, labels: Array) -> float:
 
 
 def _read(
-    model: RankingModel, batches: tf.data.Dataset, slices: Sequence[str]
-) -> tuple[dict[str, Array], dict[str, Array], dict[str, Ints]]:
-    """Returns the logits, the labels and the slices of all rows, by name."""
+    model: RankingModel,
+    batches: tf.data.Dataset,
+    slices: Sequence[str],
+    promotions: Sequence[str],
+) -> _Rows:
     names = [head.name for head in model.calibrated_heads()]
     inputs = [feature.name for feature in model.spec.inputs]
     known = labels_of(model.spec)
@@ -270,13 +375,16 @@ def _read(
             columns = {f"z {k}": v for k, v in forward({n: batch[n] for n in inputs}).items()}
             columns |= {f"y {name}": batch[name] for name in known}
             columns |= {f"s {name}": slice_index(name, batch[name], model.spec) for name in slices}
+            if promotions:
+                at = tf.equal(batch[PROMOTION][:, tf.newaxis], promotions)
+                columns[f"s {PROMOTION}"] = tf.argmax(at, axis=1)
             read.append({name: value.numpy() for name, value in columns.items()})
 
     def joined(kind: str, wanted: Sequence[str], dtype: npt.DTypeLike) -> dict[str, npt.NDArray]:
         return {n: np.concatenate([r[f"{kind} {n}"] for r in read]).astype(dtype) for n in wanted}
 
-    return (
+    return _Rows(
         joined("z", names, np.float64),
         joined("y", known, np.float32),
-        joined("s", slices, np.int64),
+        joined("s", [*slices, *([PROMOTION] if promotions else [])], np.int64),
     )

@@ -494,10 +494,15 @@ class _Run:
         """Calibrates the model on the validation split, as configured."""
         config = self.config.calibration
         if config.method != "none" or config.slices:
-            trained_on, on_corrupt = self.data.split.train, self.config.training.on_corrupt
-            self.served.calibrate(
-                fit_calibration(self.served, self.data, config, trained_on, on_corrupt=on_corrupt)
+            fitted = fit_calibration(
+                self.served,
+                self.data,
+                config,
+                trained_on=self.data.split.train,
+                on_corrupt=self.config.training.on_corrupt,
+                seed=self.config.seed,
             )
+            self.served.calibrate(fitted)
 
     def publish(self) -> None:
         """Restores the best weights and, as the chief, writes `model/`."""

@@ -139,6 +139,9 @@ class CalibrationConfig(Section):
         share: Share of the validation part's days, the last ones, that calibrate.
         min_positives: A logit with fewer positive or negative labels there is left as it is.
         slice_prior: Strength of the pull of a slice's shift towards zero, about in positives.
+        levels: Whether each kind of promotion has a level of its own, fitted on the training days
+            as well (model/levels.py); not where `method` is `none` and there are no slices, nor
+            if `promotion_kind` is one of the slices.
     """
 
     method: Literal["none", "platt", "isotonic"] = "platt"
@@ -146,3 +149,4 @@ class CalibrationConfig(Section):
     share: float = Field(1.0, gt=0, le=1)
     min_positives: int = Field(50, ge=1)
     slice_prior: float = Field(50.0, gt=0)
+    levels: bool = True

@@ -11,9 +11,19 @@ from hypothesis import strategies as st
 from cmdcm.core.config import CalibrationConfig
 from cmdcm.core.errors import ConfigError, DataError
 from cmdcm.features.dataset import ExampleSet
+from cmdcm.features.input import examples
 from cmdcm.model import calibrate
-from cmdcm.model.calibrate import fit_calibration, fit_head, isotonic, pava, platt, shifts_by_slice
-from cmdcm.model.calibration import IDENTITY, Map
+from cmdcm.model.calibrate import (
+    fit_calibration,
+    fit_head,
+    isotonic,
+    pava,
+    platt,
+    shifts_by_slice,
+    with_levels,
+)
+from cmdcm.model.calibration import IDENTITY, Map, slice_count, slice_index
+from cmdcm.model.levels import kind_levels
 from cmdcm.model.metrics import ece
 from cmdcm.model.training import build_model
 from cmdcm.tests.model.reference import cross_entropy, sigmoid
@@ -184,7 +194,7 @@ def eagerly():
     tf.config.run_functions_eagerly(False)
 
 
-PLATT = CalibrationConfig(method="platt", min_positives=5)
+PLATT = CalibrationConfig(method="platt", min_positives=5, levels=False)
 
 
 @pytest.mark.usefixtures("eagerly")
@@ -225,3 +235,65 @@ def test_an_unknown_slice_is_refused(model, data):
     config = CalibrationConfig(slices=("shop",))
     with pytest.raises(ConfigError, match="'shop' is no input"):
         fit_calibration(model, data, config, data.split.train)
+
+
+@pytest.mark.usefixtures("eagerly")
+@pytest.mark.filterwarnings("ignore:Even though the `tf.config")
+def test_levels_join_the_days_of_training_and_of_the_calibration(model, data):
+    config = PLATT.model_copy(update={"levels": True})
+    plain = fit_calibration(model, data, PLATT, data.split.train)
+    levelled = fit_calibration(model, data, config, data.split.train)
+    kinds = slice_count("promotion_kind", data.spec)
+    for name, head in levelled.heads.items():
+        assert head.map == plain.heads[name].map
+        assert set(head.shifts) == {"promotion_kind"}
+        assert len(head.shifts["promotion_kind"]) == kinds
+    # `direct` is of all rows: what it was fitted to, read once more.
+    columns = [*(feature.name for feature in data.spec.inputs), "direct", "promotion"]
+    read = []
+    for part in ("validation", "train"):
+        for batch in examples(data.files(part), data.spec, batch_size=4096, columns=columns):
+            line = plain.heads["direct"].map(model(batch)["direct"]).numpy().astype(np.float64)
+            names = [name.decode() for name in batch["promotion"].numpy()]
+            seen = np.full(len(line), part == "train")
+            read.append((line, batch["direct"].numpy(), names, seen))
+    line, labels, named, seen = (np.concatenate(parts) for parts in zip(*read, strict=True))
+    there = [p for p in data.calendar.promotions if p.name in set(named)]
+    place = np.array([[p.name for p in there].index(name) for name in named])
+    of = slice_index("promotion_kind", tf.constant([p.kind for p in there]), data.spec).numpy()
+    expected = kind_levels(line, labels.astype(np.float64), place, seen, of, kinds)
+    assert levelled.heads["direct"].shifts["promotion_kind"] == pytest.approx(expected, abs=1e-4)
+    assert np.abs(expected).max() > 0.01
+
+
+def test_a_head_with_too_few_positives_gets_the_levels_alone():
+    z, y = drawn(4_000)
+    promotions = np.r_[np.ones(400, np.int64), np.zeros(3_600, np.int64)]
+    held = (z[:400], y[:400], {"promotion": promotions[:400]})
+    seen = (z[400:], y[400:], {"promotion": promotions[400:]})
+    kinds = np.array([1, 1, 0])  # the last promotion of the calendar has no rows
+    config = CalibrationConfig(min_positives=int(y[:400].sum()) + 1)
+    head = with_levels(None, held, seen, kinds, 3, config)
+    assert head is not None
+    assert head.map == IDENTITY
+    assert (head.rows, head.positives) == (400, y[:400].sum())
+    shift = head.shifts["promotion_kind"][1]
+    assert head.before == pytest.approx(sigmoid(z[:400]).sum() / y[:400].sum())
+    assert head.after == pytest.approx(sigmoid(z[:400] + shift).sum() / y[:400].sum())
+    assert abs(np.log(sigmoid(z + shift).sum() / y.sum())) < 0.1
+    few = CalibrationConfig(min_positives=int(y.sum()) + 1)
+    assert with_levels(None, held, seen, kinds, 3, few) is None
+
+
+def test_levels_come_after_the_map_and_the_other_slices():
+    z, y = drawn(8_000)
+    side = np.arange(8_000) % 2
+    config = CalibrationConfig(slices=("hours_to_promotion",))
+    fitted = fit_head(z, y, {"hours_to_promotion": (side, 2)}, config)
+    assert fitted is not None
+    rows = (z, y, {"hours_to_promotion": side, "promotion": np.zeros(8_000, np.int64)})
+    head = with_levels(fitted, rows, rows, np.array([0]), 1, config)
+    assert head is not None
+    assert list(head.shifts) == ["hours_to_promotion", "promotion_kind"]
+    # The map and the slices fit these rows already, so the level has nothing to add.
+    assert head.shifts["promotion_kind"][0] == pytest.approx(0, abs=2e-3)
