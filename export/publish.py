@@ -4,6 +4,7 @@
     BASE/7/assets.extra/                  model_card.md, warm-up requests, feature_spec.json,
                                           config.json, metrics.json (if there is an evaluation),
                                           calibration.json (if the model is calibrated)
+    BASE/7/assets.extra/model/            the trained model itself, for warm starts
     BASE/7/manifest.json                  SHA-256 of every file
 
 The version is staged where no server looks, compared with the model on real rows, checked in a
@@ -11,8 +12,9 @@ fresh process as a server would load it, and only then published (`cmdcm.export.
 """
 
 import itertools
+import shutil
 import tempfile
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,6 +44,7 @@ from cmdcm.features.input import parse_examples
 from cmdcm.features.tfrecord import read_records
 from cmdcm.model.base import OUTPUTS, RankingModel
 from cmdcm.model.calibration import CALIBRATION_FILE
+from cmdcm.model.trained import EXPORTED, seen_days
 
 TOLERANCE = 1e-5
 """The most that a score of the export may differ from the model's."""
@@ -70,7 +73,7 @@ def export_model(
     evaluation: Mapping[str, Any] | None = None,
     origin: Mapping[str, Any] | None = None,
     logged: Requests = (),
-    seen_days: Collection[str] | None = None,
+    trained: Path | None = None,
 ) -> Version:
     """Publishes a trained model as the next version under `base`.
 
@@ -82,7 +85,8 @@ def export_model(
         evaluation: An evaluation to keep beside the model.
         origin: What the manifest says of where the model comes from.
         logged: Requests of callers that fit the model, for its warm-up and the check.
-        seen_days: ISO days that the model was trained or stopped on, for the manifest.
+        trained: The model's directory, `RUN/model`. The version carries it, if the settings say so,
+            and the manifest the days that the model was trained or stopped on.
 
     Raises:
         ExportError: The export's scores differ from the model's, or are not finite, or it fails
@@ -117,6 +121,8 @@ def export_model(
             model.calibration.save(extra / CALIBRATION_FILE)
         if evaluation is not None:
             write_json(extra / "metrics.json", evaluation)
+        if trained is not None and settings.training_model:
+            shutil.copytree(trained, staging / EXPORTED)
         card = model_card(model, config, data, evaluation, largest, len(serialized))
         (staging / MODEL_CARD_FILE).write_text(card, encoding="utf-8")
         write_manifest(
@@ -128,7 +134,7 @@ def export_model(
                 "outputs": {name: OUTPUTS[name] for name in largest},
                 "largest_differences": largest,
                 **({} if origin is None else {"origin": dict(origin)}),
-                **({} if seen_days is None else {"seen_days": sorted(seen_days)}),
+                **({} if trained is None else {"seen_days": sorted(seen_days(trained))}),
             },
         )
         check_in_fresh_process(staging, Path(checks), made, expected, limits)

@@ -19,6 +19,9 @@ MODEL = "model"
 WEIGHTS = "weights"
 """Prefix of the checkpoint of its weights."""
 
+EXPORTED = "assets.extra/model"
+"""Where an export carries the directory that it was made of (`export.training_model`)."""
+
 History = list[dict[str, float]]
 
 

@@ -1,9 +1,9 @@
 """Warm start: a run that begins with the weights of another one (docs/warm_start.md).
 
-The other model is the `model/` of a run or one of its checkpoints. What matched, which days all
-models before this one have seen, and their quality on the last promotion that they were trained on
-are written to `warm_start.json` of the run, for the guard against forgetting at its end
-(`model/forgetting.py`).
+The other model is the `model/` of a run or the copy of it in an export, or one of the run's
+checkpoints. What matched, which days all models before this one have seen, and their quality on the
+last promotion that they were trained on are written to `warm_start.json` of the run, for the guard
+against forgetting at its end (`model/forgetting.py`).
 
 The optimizer starts anew. Adagrad's sums have grown over all steps before: with them the ids that
 are seen most would hardly learn from a new promotion. Rows and columns that are new have none.
@@ -21,13 +21,13 @@ from pydantic import ValidationError
 
 from cmdcm.core.config import Config, ModelConfig, TrainingConfig
 from cmdcm.core.errors import DataError
-from cmdcm.core.files import read_json, read_manifest, staged_file, write_json
+from cmdcm.core.files import read_json, read_manifest, staged_file, verify_manifest, write_json
 from cmdcm.features.dataset import ExampleSet
 from cmdcm.features.spec import FeatureSpec
 from cmdcm.model.base import RankingModel
 from cmdcm.model.forgetting import check_after, measure_before
 from cmdcm.model.registry import make_model
-from cmdcm.model.trained import MODEL, WEIGHTS, zero_inputs
+from cmdcm.model.trained import EXPORTED, MODEL, WEIGHTS, zero_inputs
 from cmdcm.model.transfer import Match, as_text, transfer, variables
 
 WARM_START_FILE = "warm_start.json"
@@ -82,8 +82,9 @@ def open_source(setting: str, data: ExampleSet) -> Source:
     """Opens what `training.warm_start` names, for a run on `data`.
 
     Raises:
-        DataError: It is neither a trained model nor a checkpoint of a run, or it knows the outcome
-            of days that this run validates or tests on.
+        DataError: It is neither a trained model nor a checkpoint of a run nor an export that
+            carries a trained model, its files differ from the export's manifest, or it knows the
+            outcome of days that this run validates or tests on.
     """
     source = _open(setting)
     seen = source.days["train"] | source.days["validation"]
@@ -100,10 +101,7 @@ def open_source(setting: str, data: ExampleSet) -> Source:
 def _open(setting: str) -> Source:
     path = Path(setting)
     if (path / "saved_model.pb").exists():
-        raise DataError(
-            f"training.warm_start: {path} is an export, whose weights are constants of a graph "
-            "and perhaps of less precision; give the model that it was made of, RUN/model"
-        )
+        path = _carried(path)
     if path.is_dir():
         manifest = read_manifest(path, MODEL)
         return Source(
@@ -116,8 +114,9 @@ def _open(setting: str) -> Source:
     run = path.parent.parent
     if not path.with_name(f"{path.name}.index").exists() or not (run / RUN_FILE).exists():
         raise DataError(
-            f"training.warm_start: {path} is neither a trained model (RUN/model) nor a checkpoint "
-            "of a run (RUN/checkpoints/best, RUN/checkpoints/ckpt-7)"
+            f"training.warm_start: {path} is neither a trained model (RUN/model) nor an exported "
+            "version (BASE/7) nor a checkpoint of a run (RUN/checkpoints/best, "
+            "RUN/checkpoints/ckpt-7)"
         )
     described = read_json(run / RUN_FILE, "description of the run")
     try:
@@ -133,6 +132,18 @@ def _open(setting: str) -> Source:
         raise DataError(
             f"{run / RUN_FILE} was written by another version of cmdcm: {error}"
         ) from error
+
+
+def _carried(version: Path) -> Path:
+    """Returns the trained model in an export, after checking the export's files."""
+    if not (version / EXPORTED).is_dir():
+        raise DataError(
+            f"training.warm_start: {version} is an export, whose weights are constants of a graph "
+            "and perhaps of less precision, and was made without export.training_model; give the "
+            "model that it was made of, RUN/model"
+        )
+    verify_manifest(version)
+    return version / EXPORTED
 
 
 def start(

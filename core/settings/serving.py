@@ -21,6 +21,9 @@ class ExportConfig(Section):
         max_table_loss: Largest absolute difference of a probability to the model's that a
             `table_dtype` other than float32 may make on the checked rows; beyond it nothing is
             published.
+        training_model: Keep the trained model itself beside the graph, so that
+            `training.warm_start` can name the version. It about doubles the version on the disk,
+            not in a server's memory.
     """
 
     name: str = Field("cmdcm", pattern=r"^[A-Za-z0-9_.-]+$")
@@ -30,6 +33,7 @@ class ExportConfig(Section):
     constant_bytes: int = Field(4 << 20, ge=0)
     table_dtype: Literal["float32", "bfloat16", "int8"] = "float32"
     max_table_loss: float = Field(0.001, gt=0)
+    training_model: bool = True
 
 
 class ServingConfig(Section):

@@ -40,8 +40,9 @@ class TrainingConfig(Section):
         strategy: Where the run's replicas are, which share every batch (docs/training.md).
         devices: Devices of `mirrored`, such as `GPU:0`; all GPUs if empty.
         tpu: The TPU of `tpu`; `local` is that of this TPU VM.
-        warm_start: A trained model (`RUN/model`) or a run's checkpoint (`RUN/checkpoints/best`)
-            whose weights the run starts with (docs/warm_start.md); empty for none.
+        warm_start: A trained model (`RUN/model`), an exported version (`BASE/7`) or a run's
+            checkpoint (`RUN/checkpoints/best`) whose weights the run starts with
+            (docs/warm_start.md); empty for none.
         max_forgetting: After a warm start: largest relative rise of the log loss of conversion on
             the last promotion that the other model was trained on.
         on_forgetting: Beyond that `fail`, or `warn` and publish the model.

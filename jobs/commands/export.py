@@ -10,7 +10,7 @@ from cmdcm.export.gate import check_accepted, load_gate
 from cmdcm.export.publish import export_model
 from cmdcm.features.dataset import ExampleSet
 from cmdcm.jobs.logged_warmup import read_warmup
-from cmdcm.model.trained import load_model, seen_days
+from cmdcm.model.trained import load_model
 
 EXAMPLE = (
     "cmdcm export --model out/runs/cmdcm/model --examples out/examples --output out/serving/cmdcm"
@@ -67,7 +67,7 @@ def run(args: argparse.Namespace, config: Config) -> int:
         data,
         evaluation,
         logged=logged,
-        seen_days=seen_days(args.model),
+        trained=args.model,
     )
     print(f"version {version.number} of {config.export.name} in {version.path}")
     print(f"largest difference to the model in memory: {version.largest_difference:.2g}")

@@ -56,14 +56,17 @@ def sizing(
 def memory_advice(name: str, settings: ServerGroupConfig, version: Path) -> list[str]:
     """Returns a line where the versions that a server holds at a time are larger than its memory.
 
-    The variables take as much memory as they take on disk; code and requests come on top.
+    The variables take as much memory as they take on disk; code and requests come on top. Of
+    `assets.extra` a server keeps nothing.
 
     Args:
         name: Name of the group.
         settings: Its settings.
         version: Folder of a version.
     """
-    size = sum(file.stat().st_size for file in version.rglob("*") if file.is_file()) / (1 << 20)
+    extra = version / "assets.extra"
+    files = [p for p in version.rglob("*") if p.is_file() and not p.is_relative_to(extra)]
+    size = sum(file.stat().st_size for file in files) / (1 << 20)
     if _VERSIONS * size <= settings.memory_mib:
         return []
     return [

@@ -38,7 +38,9 @@ def run(context: Context, output: Path) -> dict[str, Any]:
         context.check()
         data = ExampleSet.open(context.done["features"].path / EXAMPLES, config.split)
         evaluation = load_evaluation(context.done["evaluate"].path / "evaluation.json")
-        number = export_model(load_model(model), base, config, data, evaluation, origin).number
+        number = export_model(
+            load_model(model), base, config, data, evaluation, origin, trained=model
+        ).number
     return {"digest": f"{context.done['train'].digest}/{number}", "version": number}
 
 

@@ -55,6 +55,9 @@ def test_three_versions_have_to_fit_the_memory(tmp_path):
     assert memory_advice("examples", ServerGroupConfig(memory_mib=300), tmp_path) == []
     (line,) = memory_advice("examples", ServerGroupConfig(memory_mib=299), tmp_path)
     assert "3 versions of 100 MiB need more than deploy.examples.memory_mib = 299" in line
+    (tmp_path / "assets.extra" / "model").mkdir(parents=True)
+    (tmp_path / "variables" / "data").rename(tmp_path / "assets.extra" / "model" / "weights")
+    assert memory_advice("examples", ServerGroupConfig(memory_mib=299), tmp_path) == []
 
 
 def test_cpu_time_from_a_load_test(tmp_path):

@@ -17,6 +17,7 @@ from cmdcm.jobs.retrain.plan import steps_of
 from cmdcm.jobs.retrain.steps import Context, Done, Step, run_step
 from cmdcm.jobs.rollout.audit import audit_path
 from cmdcm.jobs.rollout.config_file import ModelConfigFile, Placement, placement_of
+from cmdcm.model.trained import EXPORTED, seen_days
 from cmdcm.serving.server import EmbeddedServer
 from cmdcm.tests.conftest import SMALL
 from cmdcm.tests.jobs.retrain.worlds import Clock
@@ -101,6 +102,8 @@ def test_the_first_model_is_published_with_its_lineage(first, folder):
     assert manifest["origin"]["model"] == steps["train"]["summary"]["digest"]
     lineage = read_json(folder / "work" / "versions" / "1.json", "lineage")
     assert lineage["as_of"] == "2024-11-30T16:00:00+00:00" and lineage["base"] is None
+    assert set(manifest["seen_days"]) == seen_days(Path(lineage["model"]))
+    assert seen_days(folder / "serving" / "tiny" / "1" / EXPORTED) == set(manifest["seen_days"])
     assert Config.load(Path(lineage["model"]) / "config.json").labels.observed_until
     # double11-2024 is the last promotion with known labels; double12-2024 makes no example.
     examples = read_manifest(Path(lineage["examples"]), "examples")
