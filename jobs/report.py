@@ -19,7 +19,7 @@ from cmdcm.jobs.tables import DIGITS, bounds, number, p_value, tables, text
 from cmdcm.model.evaluation import DIFFERENCES, HIGHER_IS_BETTER, save_evaluation
 from cmdcm.model.metrics import METRICS
 from cmdcm.model.multiplicity import CORRECTIONS
-from cmdcm.model.predictions import HEADS
+from cmdcm.model.predictions import ALL_HEADS
 
 TEMPLATES = Path(__file__).parent / "templates"
 EVALUATION = "evaluation.json"
@@ -39,6 +39,8 @@ HEAD_TEXTS = {
     "delayed": "not bought directly, bought on the promotion day",
     "direct": "bought before the promotion starts",
     "cart": "added to cart before the promotion starts",
+    "refunded": "bought and all taken back",
+    "effective": "bought and not all taken back",
 }
 SUMMARY_HEADS = ("conversion", "delayed")
 SLICE_NAMES = {
@@ -97,7 +99,7 @@ def render(
 ) -> str:
     """Returns the page; the arguments are those of `write_report`."""
     names = evaluation["model_names"]
-    heads = [_head(evaluation, head) for head in HEADS if _predicted(evaluation, head)]
+    heads = [_head(evaluation, head) for head in ALL_HEADS if _predicted(evaluation, head)]
     return template("report.html.j2").render(
         version=cmdcm.__version__,
         title=title,

@@ -27,7 +27,13 @@ from cmdcm.model.causal.summary import (
 )
 from cmdcm.model.evaluation_notes import explanation, notes
 from cmdcm.model.multiplicity import adjusted
-from cmdcm.model.predictions import HEADS, UNCALIBRATED, check_predictions, slice_masks
+from cmdcm.model.predictions import (
+    ALL_HEADS,
+    UNCALIBRATED,
+    check_predictions,
+    heads_of,
+    slice_masks,
+)
 
 KIND = "evaluation"
 DIFFERENCES = ("auc", "pr_auc", "gauc", "log_loss", "normalised_entropy")
@@ -69,7 +75,7 @@ def evaluate(
     truth = predictions.get(ORACLE)
     truth = truth if truth is not None and has_outputs(truth) else None
     models: dict[str, Any] = {}
-    heads: dict[str, dict[str, Replicated]] = {head: {} for head in HEADS}
+    heads: dict[str, dict[str, Replicated]] = {head: {} for head in ALL_HEADS}
     for name, frame in predictions.items():
         logging.info("evaluating %s on %d clicks", name, len(frame))
         models[name] = {"heads": {}, "cart_effect": _cart_effect(frame), "causal": None}
@@ -77,7 +83,7 @@ def evaluate(
             models[name]["causal"] = causal_summary(
                 name, frame, provenance[name], truth, slices, boot, config, seed
             )
-        for head in HEADS:
+        for head in heads_of(frame):
             if f"p_{head}" not in frame.columns:
                 continue
             whole, models[name]["heads"][head] = _head(frame, head, slices, boot, config)
@@ -251,7 +257,7 @@ def _data(clicks: pl.DataFrame, users: int) -> dict[str, Any]:
         "first_day": str(clicks["day"].min()),
         "last_day": str(clicks["day"].max()),
         "promotions": clicks["promotion"].unique().sort().to_list(),
-        "positives": {head: int(clicks[head].sum()) for head in HEADS},
+        "positives": {head: int(clicks[head].sum()) for head in heads_of(clicks)},
     }
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from cmdcm.model.predictions import HEADS
+from cmdcm.model.predictions import ALL_HEADS
 
 FEW_POSITIVES = 100
 TOO_FEW_POSITIVES = 10
@@ -33,7 +33,7 @@ def notes(evaluation: Mapping[str, Any]) -> list[str]:
             f"All test clicks belong to one promotion ({data['promotions'][0]}): the intervals "
             "show how results vary with the users drawn, not from promotion to promotion."
         )
-    for head in HEADS:
+    for head in ALL_HEADS:
         off = [
             f"{name} {'too high' if lower > 1 else 'too low'} ({estimate:.3f})"
             for name, model in evaluation["models"].items()

@@ -12,10 +12,12 @@ One row is one click of the test split. Every frame has the columns `COLUMNS`:
     user_history            int, the user's events before the click
 
 and, of p_conversion, p_delayed, p_direct, p_cart (probabilities) and cart_effect, those that the
-model predicts. `hours_to_promotion` (float, hours from the click to the promotion's start) is
-optional and adds slices; so are `propensity`, `r1` and `r0` (probabilities among clicks without a
-direct purchase), which together allow a causal summary; and, of a calibrated model,
-uncalibrated_p_conversion and so on.
+model predicts. Of examples with the label `refunded` it has that column, and `effective`, a
+conversion that is not refunded; it may then have p_refunded and p_effective.
+`hours_to_promotion` (float, hours from the click to the promotion's start) is optional and adds
+slices; so are `propensity`, `r1` and `r0` (probabilities among clicks without a direct purchase),
+which together allow a causal summary; and, of a calibrated model, uncalibrated_p_conversion and so
+on.
 """
 
 from collections.abc import Iterator, Mapping
@@ -29,6 +31,9 @@ from cmdcm.core.errors import DataError
 
 HEADS = ("conversion", "delayed", "direct", "cart")
 """Heads in the order of the report; head H has the label column H and the prediction p_H."""
+
+ALL_HEADS = (*HEADS, "refunded", "effective")
+"""And those whose labels only some examples have."""
 
 UNCALIBRATED = "uncalibrated_"
 """Prefix of a calibrated model's probabilities before its calibration."""
@@ -59,6 +64,11 @@ def check_predictions(predictions: Mapping[str, pl.DataFrame]) -> None:
         _check_same_clicks(first, clicks, name, frame)
 
 
+def heads_of(frame: pl.DataFrame) -> list[str]:
+    """Returns the heads whose labels a frame has."""
+    return [head for head in ALL_HEADS if head in frame.columns]
+
+
 def slice_masks(
     clicks: pl.DataFrame, min_rows: int
 ) -> tuple[dict[str, dict[str, Mask]], dict[str, list[dict[str, Any]]]]:
@@ -81,7 +91,8 @@ def _check(name: str, frame: pl.DataFrame) -> None:
     missing = [column for column in COLUMNS if column not in frame.columns]
     if missing:
         raise DataError(f"{where} lack the columns {missing}; they have {frame.columns}")
-    predicted = [f"p_{head}" for head in HEADS if f"p_{head}" in frame.columns]
+    heads = heads_of(frame)
+    predicted = [f"p_{head}" for head in heads if f"p_{head}" in frame.columns]
     diagnostics = [column for column in ("propensity", "r1", "r0") if column in frame.columns]
     uncalibrated = [column for column in frame.columns if column.startswith(UNCALIBRATED)]
     optional = [c for c in ("cart_effect", "hours_to_promotion") if c in frame.columns]
@@ -89,10 +100,10 @@ def _check(name: str, frame: pl.DataFrame) -> None:
         raise DataError(f"{where} predict nothing: expected one of {[f'p_{h}' for h in HEADS]}")
     if not len(frame):
         raise DataError(f"{where} have no rows: no test click to evaluate on")
-    for column in (*COLUMNS, *predicted, *diagnostics, *uncalibrated, *optional):
+    for column in (*COLUMNS, *heads, *predicted, *diagnostics, *uncalibrated, *optional):
         if frame[column].null_count():
             raise DataError(f"{where}: {frame[column].null_count()} nulls in column {column!r}")
-    for head in HEADS:
+    for head in heads:
         if not frame[head].dtype.is_integer() or not frame[head].is_between(0, 1).all():
             raise DataError(f"{where}: label {head!r} should be 0 or 1 in every row")
     for column in (*predicted, *diagnostics, *uncalibrated):
@@ -112,7 +123,7 @@ def _check_same_clicks(first: str, clicks: pl.DataFrame, name: str, frame: pl.Da
             f"models should predict the same clicks: {first!r} has {len(clicks)} rows, "
             f"{name!r} has {len(frame)}"
         )
-    for column in (*KEYS, *HEADS):
+    for column in (*KEYS, *(head for head in heads_of(frame) if head in clicks.columns)):
         if frame[column].dtype != clicks[column].dtype:
             raise DataError(
                 f"column {column!r} is {clicks[column].dtype} in the predictions of {first!r} but "

@@ -24,6 +24,7 @@ KEPT = (
     "open_cart",
     "delayed",
     "conversion",
+    "refunded",
     "conversion_delay_ms",
     "user_history",
     "hours_to_promotion",
@@ -57,8 +58,8 @@ def predict(
 
     Returns:
         One row an example, in the order of the files: the columns `KEPT` that the examples have,
-        `day` (local date of the click) and the model's outputs as float32. See
-        `cmdcm.model.predictions`.
+        `day` (local date of the click) and the model's outputs as float32; with `refunded` also
+        `effective`, a conversion without it. See `cmdcm.model.predictions`.
     """
     columns = [f.name for f in spec.inputs]
     kept_names = [name for name in dict.fromkeys((*KEPT, *keep)) if name in spec]
@@ -80,6 +81,8 @@ def predict(
             kept |= {name: pl.Series(value.numpy()) for name, value in scores.items()}
             parts.append(pl.DataFrame(kept))
     frame = pl.concat(parts)
+    if "refunded" in frame.columns:
+        frame = frame.with_columns(effective=pl.col("conversion") * (1 - pl.col("refunded")))
     days = calendar.local_days(frame["click_time_ms"].to_numpy())
     return frame.with_columns(pl.Series("day", days.astype("datetime64[ms]")).cast(pl.Date))
 

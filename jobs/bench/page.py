@@ -15,7 +15,7 @@ from cmdcm.jobs.report import METRIC_NAMES, template
 from cmdcm.jobs.tables import DIGITS, Table, bounds, number, p_value, text
 from cmdcm.model.evaluation import ORACLE
 from cmdcm.model.multiplicity import CORRECTIONS
-from cmdcm.model.predictions import HEADS
+from cmdcm.model.predictions import ALL_HEADS
 
 BEST = "\N{BLACK STAR}"
 """Marks the best model of a column."""
@@ -37,7 +37,7 @@ def tables(
     """
     made = []
     for world in plan.worlds:
-        for head in HEADS:
+        for head in ALL_HEADS:
             part = frame.filter(pl.col("world") == world, pl.col("head") == head)
             if len(part):
                 made.append(_table(part, f"{world}: {head}", plan))

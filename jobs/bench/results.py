@@ -23,7 +23,7 @@ from cmdcm.model.bootstrap import Interval, UserBootstrap
 from cmdcm.model.evaluation import DIFFERENCES, ORACLE, VANILLA
 from cmdcm.model.metrics import METRICS, summary
 from cmdcm.model.multiplicity import adjusted
-from cmdcm.model.predictions import HEADS
+from cmdcm.model.predictions import heads_of
 
 Array = npt.NDArray[np.float64]
 
@@ -115,7 +115,7 @@ def measure(trials: Sequence[Trial], track: Callable[[Sequence[Any]], Iterable[A
         # One seed of the draws for all seeds of a log, so that their replicates can be averaged.
         boot = None if independent else UserBootstrap(users, evaluation.bootstrap, 1)
         for model, frame in frames.items():
-            for head in HEADS:
+            for head in heads_of(frame):
                 if f"p_{head}" not in frame.columns:
                     continue
                 labels = frame[head].to_numpy()

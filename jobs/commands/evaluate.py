@@ -96,7 +96,8 @@ def oracle(frame: pl.DataFrame, truth: Path) -> pl.DataFrame:
         click_time_ms=pl.col("timestamp").dt.epoch("ms")
     )
     keys = ["user_id", "item_id", "click_time_ms"]
-    labels = frame.select(c for c in frame.columns if c not in (*columns, "cart_effect"))
+    predicted = (*columns, "p_refunded", "p_effective", "cart_effect")
+    labels = frame.select(c for c in frame.columns if c not in predicted)
     joined = labels.join(true.select(*keys, *columns), on=keys, how="left", maintain_order="left")
     if joined["p_conversion"].null_count() or len(joined) != len(frame):
         raise DataError(f"the truth at {truth} is not that of these examples: clicks are missing")
@@ -105,7 +106,7 @@ def oracle(frame: pl.DataFrame, truth: Path) -> pl.DataFrame:
 
 def table(result: dict[str, Any]) -> str:
     """Returns the main metrics of every model as text."""
-    heads = ("conversion", "direct", "delayed", "cart")
+    heads = ("conversion", "direct", "delayed", "cart", "refunded", "effective")
     metrics = ("auc", "log_loss", "pcoc")
     lines = [f"{'model':14} {'head':11} {'positives':>9} " + " ".join(f"{m:>25}" for m in metrics)]
     for name, model in result["models"].items():

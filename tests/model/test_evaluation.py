@@ -7,12 +7,18 @@ import numpy as np
 import polars as pl
 import pytest
 
-from cmdcm.core.config import EvaluationConfig
+from cmdcm.core.config import EvaluationConfig, LabelsConfig
 from cmdcm.core.errors import DataError
+from cmdcm.datasets.log import open_event_log
+from cmdcm.features.dataset import ExampleSet
+from cmdcm.features.pipeline import build_dataset
+from cmdcm.jobs.commands.evaluate import oracle
 from cmdcm.model import metrics
 from cmdcm.model.evaluation import DIFFERENCES, evaluate, load_evaluation, save_evaluation
 from cmdcm.model.multiplicity import adjusted
 from cmdcm.model.predictions import COLUMNS, HEADS
+from cmdcm.model.registry import make_model
+from cmdcm.model.scoring import predict
 from cmdcm.tests.model.predictions_data import HOUR_MS, predictions
 
 CONFIG = EvaluationConfig(bootstrap=20, min_slice_rows=1, calibration_bins=4)
@@ -96,6 +102,47 @@ def test_a_small_frame_by_hand():
         "promotions": ["double11"],
         "positives": {"conversion": 3, "delayed": 1, "direct": 2, "cart": 2},
     }
+
+
+def test_refunds_are_judged_where_their_labels_are_known():
+    columns = {
+        "refunded": [1, 0, 0, 0, 0, 0],
+        "effective": [0, 1, 0, 0, 1, 0],
+        "p_refunded": np.array([0.5, 0.25, 0.125, 0.125, 0.0, 0.0], np.float32),
+        "p_effective": np.array([0.0, 0.0, 0.125, 0.0, 0.75, 0.125], np.float32),
+    }
+    plain = clicks(refunded=columns["refunded"], effective=columns["effective"])
+    evaluation = evaluate({"ecad": clicks(**columns), "plain": plain}, CONFIG, 1)
+    heads = evaluation["models"]["ecad"]["heads"]
+    assert list(heads) == ["conversion", "refunded", "effective"]
+    assert list(evaluation["models"]["plain"]["heads"]) == ["conversion"]
+    assert heads["refunded"]["metrics"]["auc"]["estimate"] == 1
+    assert heads["refunded"]["metrics"]["pcoc"]["estimate"] == pytest.approx(1)
+    # Of the two that stay .75 wins over four, 0 loses to two and ties with two.
+    assert heads["effective"]["metrics"]["auc"]["estimate"] == pytest.approx((4 + 1) / 8)
+    assert evaluation["data"]["positives"]["effective"] == 2
+    unknown = clicks(p_refunded=columns["p_refunded"])
+    assert list(evaluate({"m": unknown}, CONFIG, 1)["models"]["m"]["heads"]) == ["conversion"]
+    columns["refunded"] = [2, 0, 0, 0, 0, 0]
+    with pytest.raises(DataError, match="label 'refunded' should be 0 or 1"):
+        evaluate({"ecad": clicks(**columns)}, CONFIG, 1)
+
+
+@pytest.mark.slow
+def test_predictions_of_examples_with_refunds_have_both_labels(small_world, tmp_path):
+    labels = LabelsConfig(refunded=True, refund_days=14)
+    config = small_world.config.model_copy(update={"labels": labels})
+    build_dataset(open_event_log(small_world.events), tmp_path / "examples", config)
+    data = ExampleSet.open(tmp_path / "examples", config.split)
+    model = make_model(data.spec, config.model.model_copy(update={"name": "ecad"}))
+    frame = predict(model, data.files("test"), data.spec, data.calendar)
+    assert 0 < frame["refunded"].sum() < frame["conversion"].sum()
+    kept = (frame["conversion"] == 1) & (frame["refunded"] == 0)
+    assert frame["effective"].to_list() == kept.cast(pl.Int64).to_list()
+    heads = evaluate({"ecad": frame}, CONFIG, 1)["models"]["ecad"]["heads"]
+    assert list(heads) == ["conversion", "refunded", "effective"]
+    # The truth has no such outputs, and does not take over those of a model.
+    assert "p_refunded" not in oracle(frame, small_world.truth).columns
 
 
 def test_slices_partition_the_clicks():
