@@ -17,6 +17,10 @@ from cmdcm.core.files import output_errors, read_json, staged_file, write_json
 from cmdcm.core.user import user_name
 
 
+class LostLockError(RetrainError):
+    """A run whose lock expired, and which another run has now: it touches nothing more."""
+
+
 class JobLock:
     """A held lock; `check` before anything that others see.
 
@@ -32,12 +36,12 @@ class JobLock:
         """Makes sure that nobody has taken the lock after it expired.
 
         Raises:
-            RetrainError: Somebody has.
+            LostLockError: Somebody has.
         """
         holder = _holder(self.path)
         if holder is None or holder["token"] != self.token:
             by = holder["owner"] if holder else "nobody"
-            raise RetrainError(
+            raise LostLockError(
                 f"the lock {self.path} expired and is held by {by} now: this run goes no further "
                 "(retrain.lock_hours)"
             )

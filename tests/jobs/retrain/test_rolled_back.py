@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cmdcm.core.config import Config, RolloutConfig
-from cmdcm.core.errors import ExportError, RetrainError
+from cmdcm.core.errors import DataError, ExportError, RetrainError
 from cmdcm.jobs.retrain import step_canary, step_promote
 from cmdcm.jobs.retrain.job import Request, retrain
 from cmdcm.jobs.retrain.served import lineage_path
@@ -155,6 +155,56 @@ def test_a_freeze_that_begins_while_the_job_runs_leaves_labels_as_they_are(world
     assert (decision.outcome, decision.exit_code) == ("frozen", RetrainError.exit_code)
     assert "only a roll-back" in decision.reason
     assert world.fakes.ran[-1] == last and world.labels() == {"stable": 1}
+
+
+def test_a_deadline_that_passes_while_the_canary_loads_takes_it_away(world):
+    clock = Clock()
+
+    def slow(context, output):
+        said = step_canary.run(context, output)
+        assert world.labels() == {"stable": 1, "canary": 2}
+        clock.now += 3 * 3600
+        return said
+
+    world.fakes.hooks["canary"] = slow
+    settings = world.config.retrain.model_copy(update={"deadline_hours": 2.0})
+    decision = retrain(world.config.model_copy(update={"retrain": settings}), TONIGHT, clock)
+    assert decision.outcome == "late" and world.labels() == {"stable": 1}
+
+
+def test_a_replay_that_cannot_be_read_takes_the_canary_away(world, monkeypatch):
+    def unreadable(*_):
+        raise DataError("requests.tfrecord is cut off")
+
+    monkeypatch.setattr(Rollout, "_shift", unreadable)
+    decision = retrain(world.config, TONIGHT, Clock())
+    assert (decision.outcome, decision.exit_code) == ("failed", DataError.exit_code)
+    assert world.labels() == {"stable": 1}
+
+
+def test_a_run_without_its_lock_leaves_the_canary_to_the_run_that_has_it(world):
+    def expire(context, output):
+        step_canary.run(context, output)
+        path = context.work / "locks" / f"{PROMOTION}.json"
+        path.write_text(path.read_text().replace('"token": "', '"token": "other'))
+
+    world.fakes.hooks["canary"] = expire
+    assert retrain(world.config, TONIGHT, Clock()).outcome == "late"
+    assert world.labels() == {"stable": 1, "canary": 2}
+
+
+def test_a_canary_that_somebody_took_away_meanwhile_does_not_bring_an_older_version_back(world):
+    retrain(world.config, TONIGHT, Clock())
+    world.fakes.model, world.fakes.features = "model-3", "features-3"
+
+    def taken(context, output):
+        step_canary.run(context, output)
+        world.roll("rollback")
+
+    world.fakes.hooks["canary"] = taken
+    decision = retrain(world.config, Request(PROMOTION, "2024-06-12"), Clock())
+    assert decision.outcome == "failed" and "has no canary" in decision.reason
+    assert world.labels()["stable"] == 2
 
 
 def test_the_page_says_that_nobody_knows_the_serving_version(world):
