@@ -141,11 +141,12 @@ def publish_directory(staging: Path, target: Path) -> None:
     _sync_tree(staging)
     if target.exists():
         old = target.with_name(f".{target.name}.old-{os.getpid()}")
-        target.rename(old)
         try:
+            target.rename(old)
             staging.rename(target)
-        except OSError:
-            old.rename(target)
+        except BaseException:  # SIGTERM may come here, too
+            if old.exists() and not target.exists():
+                old.rename(target)
             raise
         shutil.rmtree(old, ignore_errors=True)
     else:

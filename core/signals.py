@@ -34,6 +34,22 @@ class Termination(Closing):
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.asked = True
+        _blocks.leaving = _blocks.open > 0
+
+
+class _Blocks:
+    """The blocks of `ending_at_sigterm` that the main thread is in.
+
+    Attributes:
+        open: How many.
+        leaving: Whether SIGTERM has come in one of them.
+    """
+
+    open = 0
+    leaving = False
+
+
+_blocks = _Blocks()
 
 
 class _Terminated(BaseException):
@@ -45,8 +61,9 @@ def ending_at_sigterm() -> Iterator[None]:
     """Ends a block where it stands when SIGTERM comes, so that what it holds is given back.
 
     For work that may be killed anywhere: by itself the signal would leave its locks behind. A
-    `Termination` inside of the block hears the signal in its place. Outside a process's main
-    thread the block never hears it.
+    `Termination` inside of the block hears the signal in its place. The way out, of the blocks
+    around it too, is not interrupted by another SIGTERM. Outside a process's main thread the block
+    never hears it.
 
     Raises:
         PreemptedError: It has come.
@@ -56,13 +73,17 @@ def ending_at_sigterm() -> Iterator[None]:
         return
 
     def end(number: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the way out is not interrupted
-        raise _Terminated
+        if not _blocks.leaving:
+            _blocks.leaving = True
+            raise _Terminated
 
     before = signal.signal(signal.SIGTERM, end)
+    _blocks.open += 1
     try:
         yield
     except _Terminated:
         raise PreemptedError("stopped by SIGTERM: run the same command to go on") from None
     finally:
         signal.signal(signal.SIGTERM, before)
+        _blocks.open -= 1
+        _blocks.leaving = _blocks.leaving and _blocks.open > 0

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import signal
 import tempfile
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cmdcm.core.errors import DataError, OutputError
+from cmdcm.core.errors import DataError, OutputError, PreemptedError
 from cmdcm.core.files import (
     read_json,
     read_manifest,
@@ -20,6 +21,7 @@ from cmdcm.core.files import (
     write_json,
     write_manifest,
 )
+from cmdcm.core.signals import ending_at_sigterm
 
 
 def names(folder: Path) -> list[str]:
@@ -94,6 +96,28 @@ class TestStagedDirectory:
         ):
             (staging / "new").write_text("1")
             raise RuntimeError
+        assert names(target) == ["old"]
+        assert names(tmp_path) == ["out"]
+
+    def test_sigterm_between_the_renames_puts_the_old_results_back(self, tmp_path, monkeypatch):
+        target = tmp_path / "out"
+        target.mkdir()
+        (target / "old").write_text("precious")
+        rename = Path.rename
+
+        def stop_after_the_first(self, other):
+            renamed = rename(self, other)
+            if self == target:
+                signal.raise_signal(signal.SIGTERM)
+            return renamed
+
+        monkeypatch.setattr(Path, "rename", stop_after_the_first)
+        with (
+            pytest.raises(PreemptedError),
+            ending_at_sigterm(),
+            staged_directory(target, overwrite=True) as staging,
+        ):
+            (staging / "new").write_text("1")
         assert names(target) == ["old"]
         assert names(tmp_path) == ["out"]
 

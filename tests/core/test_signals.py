@@ -58,3 +58,29 @@ def test_who_saves_his_state_hears_the_signal_first():
         with Termination() as termination:
             signal.raise_signal(signal.SIGTERM)
         assert termination.asked
+
+
+def in_a_block():
+    with ending_at_sigterm():
+        signal.raise_signal(signal.SIGTERM)
+
+
+def with_its_state_saved():
+    with Termination() as termination:
+        signal.raise_signal(signal.SIGTERM)
+    assert termination.asked
+    raise PreemptedError("the state is saved: run the same command to go on")
+
+
+@pytest.mark.parametrize("inner", [in_a_block, with_its_state_saved])
+def test_the_way_out_of_the_blocks_around_it_is_not_interrupted_either(inner):
+    before, done = signal.getsignal(signal.SIGTERM), []
+    with pytest.raises(PreemptedError, match="run the same command"), ending_at_sigterm():
+        try:
+            inner()
+        finally:
+            signal.raise_signal(signal.SIGTERM)  # once more, by somebody impatient
+            done.append("freed")
+    assert done == ["freed"] and signal.getsignal(signal.SIGTERM) is before
+    with pytest.raises(PreemptedError):  # the next one is heard again
+        in_a_block()
