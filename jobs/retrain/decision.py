@@ -95,10 +95,10 @@ def decide(folder: Path, record: Mapping[str, Any]) -> Decision:
     if (folder / PAGE).exists():
         number = len(list(folder.glob("decision-*.html"))) + 1
         (folder / PAGE).rename(folder / f"decision-{number}.html")
-    with staged_file(folder / DECISION) as staging:
-        write_json(staging, dict(record))
     with staged_file(folder / PAGE) as staging:
         staging.write_text(page(record), encoding="utf-8")
+    with staged_file(folder / DECISION) as staging:  # last: with it all of this is done
+        write_json(staging, dict(record))
     return _decision(record, folder)
 
 

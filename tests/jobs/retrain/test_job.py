@@ -54,6 +54,16 @@ def test_the_first_run_does_all_steps_and_the_same_again_does_none(fakes, config
     assert "version 1 is published" in page and PROMOTION in page
 
 
+def test_what_has_no_page_yet_is_not_decided(fakes, config, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr("cmdcm.jobs.retrain.page.page", lambda record: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            retrain(config, REQUEST, Clock())
+    decision = retrain(config, REQUEST, Clock())
+    assert (decision.folder / "decision.html").exists()
+    assert decision.outcome == "published" and not decision.reused
+
+
 def test_a_log_of_requests_that_is_not_there_is_named(fakes, config):
     settings = config.retrain.model_copy(update={"replay": ("logs/tuesday.tfrecord",)})
     decision = retrain(config.model_copy(update={"retrain": settings}), REQUEST, Clock())
