@@ -81,7 +81,13 @@ def run(args: argparse.Namespace, config: Config) -> int:
 def _prepare(output: Path, *, overwrite: bool) -> Path:
     """Makes the year's directory; only one that a year made is ever replaced."""
     if overwrite and (output / MARK).exists():
-        shutil.rmtree(output)
+        with output_errors(output):
+            for path in output.iterdir():
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path)
+                elif path.name != MARK:
+                    path.unlink()
+            (output / MARK).unlink()  # last: what a kill leaves is still a year's
     elif overwrite and output.is_dir() and any(output.iterdir()):
         raise OutputError(f"{output} exists and is no year's output; choose another --output")
     check_free(output, overwrite=False)

@@ -118,9 +118,10 @@ class Site(Closing):
             model_config_file=str(self.file),
             allow_version_labels_for_unavailable_models=True,
         )
-        self._server = EmbeddedServer(config=config)
-        self._server.start()
-        with open_channel(self._server.target, _MESSAGE_BYTES, None) as channel:
+        server = EmbeddedServer(config=config)
+        server.start()
+        self._server = server
+        with open_channel(server.target, _MESSAGE_BYTES, None) as channel:
             grpc.channel_ready_future(channel).result(DEADLINE_SECONDS)
 
     def _running(self) -> EmbeddedServer:

@@ -105,3 +105,14 @@ def test_an_earlier_year_is_replaced_when_that_is_asked_for(tmp_path, monkeypatc
     assert year(tmp_path / "a") == DataError.exit_code
     assert year(tmp_path / "a") == OutputError.exit_code
     assert year(tmp_path / "a", "--overwrite") == DataError.exit_code
+
+    def killed(path):
+        for file in path.iterdir():
+            file.unlink()
+        raise OutputError("killed")
+
+    (tmp_path / "a" / "log" / "day").touch()
+    with monkeypatch.context() as patch:
+        patch.setattr(command.shutil, "rmtree", killed)
+        assert year(tmp_path / "a", "--overwrite") == OutputError.exit_code
+    assert year(tmp_path / "a", "--overwrite") == DataError.exit_code
