@@ -25,6 +25,25 @@ def test_a_containers_limit_counts_and_its_cached_files_do_not(
     assert free_memory(tmp_path) == 0
 
 
+@pytest.mark.parametrize(
+    ("line", "group", "names"),
+    [
+        ("0::/system.slice/cmdcm.service", "system.slice/cmdcm.service", ("max", "current")),
+        ("0::/system.slice/cmdcm.service", "system.slice", ("max", "current")),
+        ("7:memory:/cmdcm", "memory/cmdcm", ("limit_in_bytes", "usage_in_bytes")),
+        ("0::/../../outside", "", ("max", "current")),
+    ],
+)
+def test_the_limit_of_a_service_or_of_its_slice_counts(tmp_path, line, group, names):
+    own, folder = tmp_path / "own", tmp_path / "cgroup" / group
+    own.write_text(f"3:cpu,cpuacct:/cmdcm\n{line}\n")
+    folder.mkdir(parents=True)
+    for name, text in zip(names, ("1000000\n", "600000\n"), strict=True):
+        (folder / f"memory.{name}").write_text(text)
+    (folder / "memory.stat").write_text("anon 600000\n")
+    assert free_memory(tmp_path / "cgroup", own) == 400_000
+
+
 def test_without_a_limit_it_is_the_hosts(tmp_path):
     host = psutil.virtual_memory().total
     assert 0 < free_memory(tmp_path) <= host
