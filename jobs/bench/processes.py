@@ -8,6 +8,7 @@ bench that is resumed shares its folders with no orphan.
 
 import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
@@ -17,7 +18,7 @@ from typing import Any
 import tensorflow as tf
 from absl import logging
 
-from cmdcm.core.errors import CmdcmError
+from cmdcm.core.errors import CmdcmError, PreemptedError
 from cmdcm.core.progress import progress_bar
 from cmdcm.jobs.tune.worker import end_with_parent, how_it_ended
 
@@ -123,6 +124,9 @@ def _work(connection: Connection, threads: int) -> None:
         fault = None
         try:
             task(item)
+        except PreemptedError:  # told to end, which the other process learns of its end
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            signal.raise_signal(signal.SIGTERM)
         except CmdcmError as error:
             fault = str(error)
         connection.send(fault)

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 from cmdcm.core.errors import DataError
+from cmdcm.core.signals import ending_at_sigterm
 
 
 def note(item: tuple[Path, str]) -> None:
@@ -21,6 +22,9 @@ def note(item: tuple[Path, str]) -> None:
     path.write_text(str(os.getpid()))
     if way == "fail":
         raise DataError("no rows")
+    if way == "told to end":
+        with ending_at_sigterm():
+            signal.raise_signal(signal.SIGTERM)
     if way == "die":
         os._exit(3)
     if way == "orphan":

@@ -47,6 +47,15 @@ def test_failed_and_killed_items_are_named_and_the_others_done(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_process_that_is_told_to_end_takes_no_further_item(tmp_path):
+    items = {str(n): (tmp_path / str(n), way) for n, way in enumerate(("told to end", ""))}
+    with pytest.raises(CmdcmError, match="0: its process was ended by SIGTERM"):
+        run_all("items", note, items, workers=1, progress=False)
+    first, second = ((tmp_path / name).read_text() for name in items)
+    assert first != second
+
+
+@pytest.mark.slow
 def test_an_item_waits_for_the_one_that_it_comes_after(tmp_path):
     items = {
         name: (tmp_path / name, "late" if name == "first" else "") for name in ("first", "next")
