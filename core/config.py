@@ -106,8 +106,11 @@ class Config(Section):
 
     @classmethod
     def load(cls, path: Path) -> "Config":
-        """Reads a configuration that `save` wrote beside an artefact."""
-        return _validate(read_json(path, "configuration"), {}, str(path))
+        """Reads a configuration that `save` wrote beside an artefact, perhaps of an older cmdcm."""
+        values = read_json(path, "configuration")
+        if isinstance(values, dict) and isinstance(values.get("model"), dict):
+            values = {**values, "model": ModelConfig.stored(values["model"])}
+        return _validate(values, {}, str(path))
 
 
 def presets() -> list[str]:

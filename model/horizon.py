@@ -82,6 +82,11 @@ class Horizon(tf.keras.layers.Layer):
             self.build(None)
         self.shares.assign(shares)
 
+    @property
+    def off(self) -> bool:
+        """Whether F is 1 everywhere: the offset is 0."""
+        return bool(np.all(self.shares.numpy() == 1))
+
     def call(self, hours: tf.Tensor) -> tf.Tensor:
         """See the class."""
         first, widths = tf.constant(KNOTS[:-1]), tf.constant(np.diff(KNOTS), tf.float32)

@@ -7,6 +7,7 @@ from typing import Any
 import tensorflow as tf
 
 from cmdcm.core.config import Config
+from cmdcm.core.errors import DataError
 from cmdcm.core.files import read_json, read_manifest
 from cmdcm.features.spec import Feature, FeatureSpec
 from cmdcm.model.base import RankingModel
@@ -26,12 +27,22 @@ History = list[dict[str, float]]
 
 
 def load_model(directory: Path) -> RankingModel:
-    """Loads a trained model from the `model/` directory of a run."""
+    """Loads a trained model from the `model/` directory of a run.
+
+    Raises:
+        DataError: Its weights are not those of the model that the directory describes.
+    """
     config = Config.load(Path(directory) / "config.json")
     spec = FeatureSpec.load(Path(directory) / "spec.json")
     model = make_model(spec, config.model)
     model.score(*zero_inputs(spec))
-    model.checkpoint().read(str(Path(directory) / WEIGHTS)).assert_consumed()
+    status = model.checkpoint().read(str(Path(directory) / WEIGHTS))
+    try:
+        status.assert_consumed()
+    except AssertionError as error:
+        raise DataError(
+            f"the weights of {directory} were written by another version of cmdcm: {error}"
+        ) from error
     if (Path(directory) / CALIBRATION_FILE).exists():
         model.calibrate(Calibration.load(Path(directory) / CALIBRATION_FILE))
     return model

@@ -12,6 +12,9 @@ What is new stays as it was initialised, with two exceptions that keep predictio
 
 A removed input's rows are left out. For a number that is as if it always had its mean, since
 numbers are standardised.
+
+The shares of `model/horizon.py` are those of the new examples, not the old model's. But an offset
+that the old model's towers have learnt without stays off: they say themselves what it would say.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,6 +27,7 @@ import tensorflow as tf
 
 from cmdcm.features.spec import Feature, FeatureSpec
 from cmdcm.model.base import RankingModel
+from cmdcm.model.horizon import KNOTS
 from cmdcm.model.input_columns import Column, Columns, input_columns
 from cmdcm.model.network import LinearTower
 
@@ -34,6 +38,9 @@ TABLE = "trunk/encoder/table"
 
 LISTS = "trunk/encoder/ids/"
 """The lists of known ids, which belong to the examples and not to the training before."""
+
+SHARES = "horizon/shares"
+"""How many purchases come in time, which the new examples tell as well."""
 
 
 @dataclass(frozen=True)
@@ -70,9 +77,10 @@ def transfer(source: RankingModel, target: RankingModel) -> list[Match]:
     matches += _inputs(source, target)
     dims = source.trunk.encoder.dim, target.trunk.encoder.dim
     columns = np.where(np.arange(dims[1]) < dims[0], np.arange(dims[1]), -1)
+    matches += _horizon(source, target)
     _copy(before[TABLE], after[TABLE], (rows, columns), zero=False)
     for path, variable in after.items():
-        if path == TABLE or path.startswith(LISTS):
+        if path in (TABLE, SHARES) or path.startswith(LISTS):
             continue
         size = int(np.prod(variable.shape))
         if path not in before:
@@ -263,6 +271,15 @@ def _rows_of_ids(old: Places, new: Places) -> tuple[Places, int, str]:
     notes += [f"no longer known: {gone:,}"] if gone else []
     places = np.append(np.where(found, at, old.size), old.size)
     return places, new.size - added + 1, "; ".join(notes)
+
+
+def _horizon(source: RankingModel, target: RankingModel) -> list[Match]:
+    """Leaves the offset off that the source's towers have learnt without."""
+    before, after = source.horizon, target.horizon
+    if after is None or after.off or not (before is None or before.off):
+        return []
+    after.set_shares(np.ones(len(KNOTS)))
+    return [Match("weight", SHARES, len(KNOTS), 0, 0, "off, since the source learnt without it")]
 
 
 def _kinds(features: Sequence[Feature]) -> str:

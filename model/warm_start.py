@@ -125,7 +125,7 @@ def _open(setting: str) -> Source:
             setting,
             path,
             FeatureSpec.model_validate(described["spec"]),
-            ModelConfig.model_validate(described["config"]["model"]),
+            ModelConfig.model_validate(ModelConfig.stored(described["config"]["model"])),
             _days(described["split"], _written(run) if warm else None),
         )
     except (KeyError, TypeError, ValidationError) as error:

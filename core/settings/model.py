@@ -1,6 +1,7 @@
 """Settings of the network."""
 
-from typing import Literal, get_args
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
 
 from pydantic import Field, PositiveInt, model_validator
 
@@ -107,6 +108,16 @@ class ModelConfig(Section):
     waiting_hours: float = Field(24.0, ge=0)
     delayed_label: Literal["conversion", "direct"] = "conversion"
     weight_cap: float = Field(10.0, ge=1)
+
+    @staticmethod
+    def stored(values: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns the settings of a model on the disk, which may be older than some of them.
+
+        Example:
+            >>> ModelConfig.stored({"name": "esmm"})
+            {'horizon': False, 'name': 'esmm'}
+        """
+        return {"horizon": False, **values}
 
     @property
     def delayed_feedback(self) -> bool:

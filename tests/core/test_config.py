@@ -1,5 +1,6 @@
 """The configuration: who overrides whom, and faults named with their place."""
 
+import json
 import re
 
 import pytest
@@ -182,6 +183,16 @@ class TestSaved:
         loaded = Config.load(tmp_path / "config.json")
         assert loaded == config
         assert loaded.calendar.promotions[0].promotion_end == "2024-01-04"
+
+    def test_a_model_older_than_the_time_that_is_left_has_no_offset_for_it(self, tmp_path):
+        config = load_config()
+        assert config.model.horizon
+        config.save(tmp_path / "config.json")
+        assert Config.load(tmp_path / "config.json") == config
+        written = json.loads((tmp_path / "config.json").read_text())
+        del written["model"]["horizon"]
+        (tmp_path / "config.json").write_text(json.dumps(written))
+        assert not Config.load(tmp_path / "config.json").model.horizon
 
     def test_a_key_of_another_version_is_named_with_the_file(self, tmp_path):
         path = tmp_path / "config.json"

@@ -8,11 +8,13 @@ import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cmdcm.core.errors import DataError
+from cmdcm.core.files import write_json
 from cmdcm.features.columns import labels_of
 from cmdcm.features.dataset import ExampleSet
 from cmdcm.model.base import RankingModel
 from cmdcm.model.horizon import AT_RISK, FLOOR, HOURS, KNOTS, Horizon, delay_shares, fit_horizon
-from cmdcm.model.trained import MODEL, load_model
+from cmdcm.model.trained import MODEL, WEIGHTS, load_model
 from cmdcm.model.training import train
 from cmdcm.tests.model.batches import VARIANTS, random_batch, sides, tiny_model, tiny_spec
 
@@ -168,3 +170,19 @@ def test_it_is_saved_and_loaded(small_world, tmp_path):
     np.testing.assert_array_equal(horizon_of(loaded).shares, horizon_of(model).shares)
     shares = fit_horizon(data, small_world.config.seed)
     np.testing.assert_allclose(horizon_of(loaded).shares.numpy(), shares, rtol=1e-6)
+
+
+def test_a_model_from_before_there_was_the_setting_is_loaded_without(tmp_path):
+    model = tiny_model(SPEC, horizon=False)
+    SPEC.save(tmp_path / "spec.json")
+    settings = model.config.model_dump(mode="json")
+    model.checkpoint().write(str(tmp_path / WEIGHTS))
+    write_json(tmp_path / "config.json", {"model": {**settings, "horizon": True}})
+    with pytest.raises(DataError, match="written by another version"):
+        load_model(tmp_path)
+    del settings["horizon"]
+    write_json(tmp_path / "config.json", {"model": settings})
+    loaded = load_model(tmp_path)
+    assert loaded.horizon is None
+    for name, logit in model(BATCH).items():
+        np.testing.assert_array_equal(loaded(BATCH)[name], logit)

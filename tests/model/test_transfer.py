@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from cmdcm.features.spec import Feature, FeatureSpec
 from cmdcm.model.base import RankingModel
+from cmdcm.model.horizon import KNOTS
 from cmdcm.model.inputs import number, number_columns
 from cmdcm.model.transfer import Match, as_text, transfer, variables
 from cmdcm.tests.model.batches import COLUMNS, VARIANTS, random_batch, shake, tiny_model, tiny_spec
@@ -99,6 +100,31 @@ def test_nothing_changed_gives_the_very_same_predictions(variant):
     fresh = tiny_model(SPEC, seed=5, **VARIANTS[variant])
     name, logit = next(iter(source(batch).items()))
     assert np.abs(fresh(batch)[name] - logit).max() > 0.1, "the test should be able to fail"
+
+
+def test_the_shares_of_the_time_that_is_left_stay_those_of_the_new_examples():
+    source, target = trained(), tiny_model(SPEC, seed=5)
+    assert source.horizon is not None
+    assert target.horizon is not None
+    source.horizon.set_shares(np.linspace(0, 1, len(KNOTS)))
+    shares = np.linspace(0.5, 1, len(KNOTS))
+    target.horizon.set_shares(shares)
+    matches = transfer(source, target)
+    np.testing.assert_allclose(target.horizon.shares, shares, rtol=1e-6)
+    assert all(match.whole for match in matches)
+    source.horizon.set_shares(shares)
+    assert_same_logits(source, target, random_batch(SPEC, ROWS), rtol=0)
+
+
+@pytest.mark.parametrize("horizon", [False, True], ids=["none", "all-ones"])
+def test_an_offset_that_the_source_learnt_without_stays_off(horizon):
+    source, target = trained(horizon=horizon), tiny_model(SPEC, seed=5)
+    assert target.horizon is not None
+    target.horizon.set_shares(np.linspace(0.5, 1, len(KNOTS)))
+    matches = transfer(source, target)
+    assert_same_logits(source, target, random_batch(SPEC, ROWS), rtol=0)
+    assert [match.name for match in matches if not match.whole] == ["horizon/shares"]
+    assert "off, since the source learnt without it" in as_text(matches)
 
 
 def test_all_weights_of_the_network_are_known_by_place():
