@@ -266,33 +266,61 @@ def test_a_table_of_another_type_is_measured_and_gated(
     assert versions(tmp_path / "b") == []
 
 
-def test_two_exports_of_one_model_in_two_processes_are_equal(exported, data, small_world, tmp_path):
+EXPORT = """
+import sys, tensorflow as tf
+from pathlib import Path
+from cmdcm.core.config import Config
+from cmdcm.export.publish import export_model
+from cmdcm.features.dataset import ExampleSet
+from cmdcm.model.training import build_model
+config, examples, weights, base, traced = sys.argv[1:]
+config = Config.load(Path(config))
+data = ExampleSet.open(Path(examples), config.split)
+for _ in range(int(traced)):  # other numbers of functions, variables and tensors
+    tf.function(lambda x: x + 1)(tf.Variable(1))
+model = build_model(data, config)
+model.checkpoint().read(weights).assert_consumed()
+export_model(model, Path(base), config, data, {'models': {}, 'auc': 0.7})
+"""
+
+
+def export_in_a_fresh_process(config, data, weights, base, traced=1):
+    """Exports the weights of a checkpoint; returns the version's directory."""
+    arguments = [str(each) for each in (config, data.directory, weights, base, traced)]
+    subprocess.run([sys.executable, "-c", EXPORT, *arguments], check=True)
+    return base / "1"
+
+
+def test_two_exports_of_one_model_in_two_processes_are_equal(exported, data, tmp_path):
     model, version = exported
-    model.checkpoint().write(str(tmp_path / "weights"))
-    script = (
-        "import sys, tensorflow as tf\n"
-        "from pathlib import Path\n"
-        "from cmdcm.core.config import Config\n"
-        "from cmdcm.export.publish import export_model\n"
-        "from cmdcm.features.dataset import ExampleSet\n"
-        "from cmdcm.model.training import build_model\n"
-        "config = Config.load(Path(sys.argv[1]))\n"
-        "data = ExampleSet.open(Path(sys.argv[2]), config.split)\n"
-        "tf.function(lambda x: x + 1)(tf.constant(1))  # other numbers of functions and tensors\n"
-        "model = build_model(data, config)\n"
-        "model.checkpoint().read(sys.argv[3]).assert_consumed()\n"
-        "evaluation = {'models': {}, 'auc': 0.7}\n"
-        "export_model(model, Path(sys.argv[4]), config, data, evaluation)\n"
-    )
-    arguments = [
-        str(version.path / "assets.extra" / "config.json"),
-        str(data.directory),
-        str(tmp_path / "weights"),
-        str(tmp_path / "other"),
-    ]
-    subprocess.run([sys.executable, "-c", script, *arguments], check=True)
-    first, second = (read_manifest(p, "export") for p in (version.path, tmp_path / "other" / "1"))
+    weights = tmp_path / "weights"
+    model.checkpoint().write(str(weights))
+    config = version.path / "assets.extra" / "config.json"
+    other = export_in_a_fresh_process(config, data, weights, tmp_path / "other")
+    first, second = (read_manifest(path, "export") for path in (version.path, other))
     assert first["files"] == second["files"]
+
+
+@pytest.mark.slow
+def test_two_exports_with_variables_have_the_same_bytes(exported, data, tmp_path):
+    model, version = exported
+    weights = tmp_path / "weights"
+    model.checkpoint().write(str(weights))
+    config = Config.load(version.path / "assets.extra" / "config.json")
+    settings = config.export.model_copy(update={"constant_bytes": 1000})
+    config.model_copy(update={"export": settings}).save(tmp_path / "config.json")
+    first, second = (
+        export_in_a_fresh_process(tmp_path / "config.json", data, weights, tmp_path / name, traced)
+        for name, traced in (("a", 0), ("b", 3))
+    )
+    assert len(tf.train.list_variables(str(first / "variables/variables"))) > 1
+    contents = [
+        {p.relative_to(path).as_posix(): p.read_bytes() for p in path.rglob("*") if p.is_file()}
+        for path in (first, second)
+    ]
+    assert contents[0].keys() == contents[1].keys()
+    assert {"variables/variables.index", "manifest.json"} < contents[0].keys()
+    assert [name for name, content in contents[0].items() if contents[1][name] != content] == []
 
 
 def test_the_card_tells_data_settings_metrics_and_units(exported, data, small_world):
