@@ -44,6 +44,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--full", action="store_true", help="the plan as it is: a day")
     parser.add_argument("--plan", default="sparsity", help="a built-in plan or a TOML file")
     parser.add_argument("--world", action="append", default=[], help="a world to keep; may repeat")
+    parser.add_argument("--model", action="append", default=[], help="a model to keep; may repeat")
     parser.add_argument("--seeds", type=int, default=0, help="seeds 1 to N")
     parser.add_argument("--events", type=int, default=0, help="events of a world, not the plan's")
     parser.add_argument("--workers", type=int, default=0, help="trials at a time")
@@ -55,6 +56,7 @@ def main(arguments: list[str]) -> int:
         tune=None if args.full else 0,
         overrides=events if args.full else (*QUICK, *events),
         worlds=tuple(args.world) or (() if args.full else QUICK_WORLDS),
+        models=tuple(args.model),
     )
     trials, _ = tune(trials_of(plan, BENCH), plan, BENCH, args.workers)
     trials = run_trials(trials, args.workers)
@@ -95,13 +97,13 @@ def _targets(
     for world in plan.worlds:
         delayed = later.filter(pl.col("world") == world, pl.col("head") == "delayed")
         won = []
-        for metric, sign in (("log_loss", -1), ("auc", 1)):
+        for metric, sign in (("log_loss", -1), ("auc", 1)) if rivals else ():
             rival, gain = best_rival(delayed, OWN, rivals, metric, confidence)
             figures[f"{world}.delayed.{metric}.best_rival"] = rival
             figures[f"{world}.delayed.{metric}.difference"] = gain.estimate
             end = gain.upper if sign < 0 else gain.lower
             won.append(end is not None and sign * end > 0)
-        ahead += all(won)
+        ahead += bool(won) and all(won)
         own = delayed.filter(pl.col("model") == OWN)["pcoc"]
         error = interval_of(own.log().abs(), confidence).estimate or 0.0
         targets[f"{world}_delayed_pcoc_error"] = Target(math.exp(error), at_most=1.1)

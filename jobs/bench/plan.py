@@ -180,6 +180,7 @@ def load_plan(
     overrides: tuple[str, ...] = (),
     logs: dict[str, Path] | None = None,
     worlds: tuple[str, ...] = (),
+    models: tuple[str, ...] = (),
 ) -> Plan:
     """Reads a plan.
 
@@ -190,6 +191,7 @@ def load_plan(
         overrides: They count more than those of the plan and of its worlds.
         logs: Event logs by name; each becomes a world, of the preset of that name if there is one.
         worlds: Worlds to keep; empty for all.
+        models: Models to keep beside the baseline and those that they start from; empty for all.
 
     Raises:
         ConfigError: No such plan, or one that is not valid; names place and fault.
@@ -211,6 +213,14 @@ def load_plan(
     for name, events in (logs or {}).items():
         preset = name if name in presets() else "default"
         values.setdefault("worlds", {})[name] = {"preset": preset, "events": str(events)}
+    if models:
+        there = values.get("models", {})
+        unknown = sorted(set(models) - set(there))
+        if unknown:
+            raise ConfigError(f"plan {source} has no model {unknown}; it has {[*there]}")
+        kept = {values.get("baseline"), *models}
+        kept |= {there[name].get("base") for name in models}
+        values["models"] = {name: model for name, model in there.items() if name in kept}
     if worlds:
         unknown = sorted(set(worlds) - set(values.get("worlds", {})))
         if unknown:

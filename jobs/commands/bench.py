@@ -31,6 +31,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--world", action="append", default=[], help="a world of the plan to keep; may be repeated"
     )
     parser.add_argument(
+        "--model",
+        action="append",
+        default=[],
+        help="a model of the plan to keep beside its baseline; may be repeated",
+    )
+    parser.add_argument(
         "--events",
         action="append",
         default=[],
@@ -65,6 +71,7 @@ def run(args: argparse.Namespace, config: Config) -> int:
         overrides=tuple(args.overrides),
         logs=logs,
         worlds=tuple(args.world),
+        models=tuple(args.model),
     )
     trials, found = tune(trials_of(plan, args.output), plan, args.output, args.workers)
     trials = run_trials(trials, args.workers)

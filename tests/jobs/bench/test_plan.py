@@ -151,6 +151,12 @@ def test_seeds_worlds_and_overrides_of_the_command_line(plan_file):
     assert plan.config("one", 1, "a").simulate.events == 9000
 
 
+def test_models_that_are_kept_bring_their_base_and_the_baseline():
+    assert set(load_plan("zoo", models=("hdr",)).models) == {"hdr", "single_task", "cmdcm"}
+    with pytest.raises(ConfigError, match=r"has no model \['gpt'\]; it has \['vanilla', "):
+        load_plan("zoo", models=("hdr", "gpt"))
+
+
 def test_the_command_line_counts_more_than_a_world_and_less_than_a_model(plan_file):
     overrides = ("simulate.confounding=3.0", "model.gate=true")
     plan = load_plan(str(plan_file), overrides=overrides)
