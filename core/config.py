@@ -108,8 +108,9 @@ class Config(Section):
     def load(cls, path: Path) -> "Config":
         """Reads a configuration that `save` wrote beside an artefact, perhaps of an older cmdcm."""
         values = read_json(path, "configuration")
-        if isinstance(values, dict) and isinstance(values.get("model"), dict):
-            values = {**values, "model": ModelConfig.stored(values["model"])}
+        for name, section in (("model", ModelConfig), ("calibration", CalibrationConfig)):
+            if isinstance(values, dict) and isinstance(values.get(name), dict):
+                values = {**values, name: section.stored(values[name])}
         return _validate(values, {}, str(path))
 
 

@@ -1,6 +1,7 @@
 """Settings of training: steps, tracking, calibration."""
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -151,3 +152,13 @@ class CalibrationConfig(Section):
     min_positives: int = Field(50, ge=1)
     slice_prior: float = Field(50.0, gt=0)
     levels: bool = True
+
+    @staticmethod
+    def stored(values: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns the settings of a calibration on the disk, perhaps older than some of them.
+
+        Example:
+            >>> CalibrationConfig.stored({"method": "platt"})
+            {'levels': False, 'method': 'platt'}
+        """
+        return {"levels": False, **values}

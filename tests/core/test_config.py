@@ -190,9 +190,11 @@ class TestSaved:
         config.save(tmp_path / "config.json")
         assert Config.load(tmp_path / "config.json") == config
         written = json.loads((tmp_path / "config.json").read_text())
-        del written["model"]["horizon"]
+        del written["model"]["horizon"], written["calibration"]["levels"]
         (tmp_path / "config.json").write_text(json.dumps(written))
-        assert not Config.load(tmp_path / "config.json").model.horizon
+        older = Config.load(tmp_path / "config.json")
+        assert not older.model.horizon
+        assert not older.calibration.levels
 
     def test_a_key_of_another_version_is_named_with_the_file(self, tmp_path):
         path = tmp_path / "config.json"
