@@ -115,13 +115,13 @@ def fit_calibration(
         training = _read(model, sample.take(-(-ROWS // batch_size)), config.slices, names)
     fitted = {}
     for head in model.calibrated_heads():
-        logits, labels, slices = validation.of(head)
+        logits, labels, slices = rows = validation.of(head)
         head_slices = {name: (slices[name], count) for name, count in counts.items()}
         of_head = fit_head(logits, labels, head_slices, config)
         if training is not None:
             of_head = with_levels(
                 of_head,
-                validation.of(head),
+                rows,
                 training.of(head),
                 slice_index(KIND, tf.constant([p.kind for p in promotions]), data.spec).numpy(),
                 slice_count(KIND, data.spec),
