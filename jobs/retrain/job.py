@@ -4,6 +4,7 @@
 as-of instant are arguments, so that a back-test or a simulated year runs the very job.
 """
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from cmdcm.core.errors import CmdcmError, ConfigError, PreemptedError, RetrainEr
 from cmdcm.core.files import read_json, staged_file, write_json
 from cmdcm.core.locations import location
 from cmdcm.jobs.retrain.decision import EXIT_CODES, Decision, decide, decided, decision_folder
-from cmdcm.jobs.retrain.lock import JobLock, job_lock
+from cmdcm.jobs.retrain.lock import JobLock, LostLockError, job_lock
 from cmdcm.jobs.retrain.plan import REFRESH, extra, module_files, request_logs, until
 from cmdcm.jobs.retrain.served import serving_model, stable_version, taken_back
 from cmdcm.jobs.retrain.snapshot import source_fingerprint
@@ -192,15 +193,24 @@ class _Job:
             outcome, reason = self._steps()
             return self._decide(outcome, reason, EXIT_CODES[outcome])
         except PreemptedError as error:
-            if self._late():
-                return self._decide("late", str(self._late()), RetrainError.exit_code)
+            if late := self._late():
+                return self._stopped(late)
             raise error
         except RetrainError as error:
-            outcome = "frozen" if isinstance(error, FrozenError) else "late"
-            return self._decide(outcome, str(error), error.exit_code)
+            return self._stopped(error)
         except CmdcmError as error:
             reason = f"step {self.step} failed: {str(error).rstrip('.')}. The serving model stays"
             return self._decide("failed", reason, error.exit_code)
+
+    def _stopped(self, error: RetrainError) -> Decision:
+        if self.config.retrain.targets and not isinstance(error, LostLockError):
+            # Loads gRPC, which a job without servers does not need.
+            from cmdcm.jobs.retrain.step_canary import end_trial
+
+            with contextlib.suppress(CmdcmError):  # the servers are not what the decision is about
+                end_trial(self.context)
+        outcome = "frozen" if isinstance(error, FrozenError) else "late"
+        return self._decide(outcome, str(error), error.exit_code)
 
     def _late(self) -> RetrainError | None:
         try:

@@ -5,7 +5,6 @@ With servers the label `stable` of the model config file says which version serv
 roll-back by hand is seen; without them `WORK/serving.json`.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from absl import logging
 
 from cmdcm.core.config import Config
 from cmdcm.core.files import read_json, staged_file, write_json
-from cmdcm.jobs.rollout.audit import audit_path
+from cmdcm.jobs.rollout.audit import entries
 
 SERVING = "serving.json"
 
@@ -77,15 +76,8 @@ def taken_back(config: Config, work: Path, identity: str) -> str:
     """
     if not config.retrain.targets:
         return ""
-    path = audit_path(Path(config.serving.model_config_file))
-    if not path.exists():
-        return ""
     said = ""
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            entry = json.loads(line)
-        except ValueError:  # cut off by a full disk
-            continue
+    for entry in entries(Path(config.serving.model_config_file)):
         before, after = (entry[place]["labels"].get("stable") for place in ("from", "to"))
         if entry["model"] != config.export.name:
             continue

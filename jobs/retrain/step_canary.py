@@ -7,7 +7,8 @@ from typing import Any
 
 from cmdcm.jobs.registry.aliases import Aliases
 from cmdcm.jobs.retrain.steps import Context
-from cmdcm.jobs.rollout.config_file import STABLE, ModelConfigFile, placement_of
+from cmdcm.jobs.rollout.audit import entries
+from cmdcm.jobs.rollout.config_file import CANARY, STABLE, ModelConfigFile, placement_of
 from cmdcm.jobs.rollout.rollout import Author, Rollout
 from cmdcm.jobs.rollout.server import Server, addresses
 
@@ -32,6 +33,21 @@ def rollout(context: Context) -> Iterator[Rollout]:
         ]
         aliases = Aliases(config, file.model) if config.rollout.registry else None
         yield Rollout(file, servers, config.rollout, Author(context.by, reason), aliases)
+
+
+def end_trial(context: Context) -> None:
+    """Takes away the canary that this job has put there, perhaps in a run that was killed.
+
+    Raises:
+        CmdcmError: As `Rollout.rollback`.
+    """
+    with rollout(context) as moves:
+        of_model = [e for e in entries(moves.file.path) if e["model"] == moves.file.model]
+        trials = [entry for entry in of_model if entry["action"] == "canary"]
+        # The reason tells promotion and instant: a person who makes a canary gives another.
+        ours = bool(trials) and trials[-1]["reason"] == moves.author.reason
+        if ours and CANARY in placement_of(moves.file.entry()).labels:
+            moves.rollback()
 
 
 def run(context: Context, output: Path) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The audit log of roll-outs: JSON lines beside the model config file, only ever appended to."""
 
+import contextlib
 import datetime
 import json
 import os
@@ -12,6 +13,15 @@ from cmdcm.core.files import output_errors
 def audit_path(config_file: Path) -> Path:
     """Returns the audit log of a model config file."""
     return config_file.with_name(f"{config_file.name}.audit.jsonl")
+
+
+def entries(config_file: Path) -> list[dict[str, Any]]:
+    """Returns the entries so far; a line that a full disk has cut off is passed over."""
+    path, found = audit_path(config_file), []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        with contextlib.suppress(ValueError):
+            found.append(json.loads(line))
+    return found
 
 
 def audit(config_file: Path, entry: dict[str, Any]) -> None:

@@ -48,12 +48,11 @@ class World:
 
     @contextlib.contextmanager
     def moves(self, by: str):
-        yield Rollout(
-            ModelConfigFile(self.path, "tiny"), [], self.config.rollout, Author(by, "p99")
-        )
+        author = Author(by, "p99" if by == "ann" else "retraining")
+        yield Rollout(ModelConfigFile(self.path, "tiny"), [], self.config.rollout, author)
 
-    def roll(self, action: str, *args: int) -> None:
-        with self.moves("ann") as moves:
+    def roll(self, action: str, *args: int, by: str = "ann") -> None:
+        with self.moves(by) as moves:
             getattr(moves, action)(*args)
 
     def labels(self) -> dict[str, int]:
@@ -205,6 +204,25 @@ def test_a_canary_that_somebody_took_away_meanwhile_does_not_bring_an_older_vers
     decision = retrain(world.config, Request(PROMOTION, "2024-06-12"), Clock())
     assert decision.outcome == "failed" and "has no canary" in decision.reason
     assert world.labels()["stable"] == 2
+
+
+@pytest.mark.parametrize(("by", "labels"), [("night", {}), ("ann", {"canary": 2})])
+def test_the_canary_of_a_killed_run_is_taken_away_in_the_freeze_and_a_persons_stays(
+    world, by, labels
+):
+    class Killed(BaseException):
+        pass
+
+    def killed(context, output):
+        world.roll("canary", 2, by=by)
+        raise Killed
+
+    world.fakes.hooks["canary"] = killed
+    request = Request(PROMOTION, "2024-06-19T23:00", by="night")
+    with pytest.raises(Killed):
+        retrain(world.config, request, Clock("2024-06-19T15:50"))
+    decision = retrain(world.config, request, Clock("2024-06-19T16:10"))
+    assert decision.outcome == "frozen" and world.labels() == {"stable": 1, **labels}
 
 
 def test_the_page_says_that_nobody_knows_the_serving_version(world):
