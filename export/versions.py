@@ -5,7 +5,8 @@ and renamed to the next free number; a rename never replaces a version, so that 
 takes the number after. On a remote file system a number is claimed by making `BASE/.claim-NUMBER`,
 which fails if it is there; then the files are uploaded, `saved_model.pb` last: without it a server
 takes a folder for no version. What a killed exporter leaves behind is one of these hidden names, or
-a remote folder without `saved_model.pb` whose number is not used again.
+a remote folder without `saved_model.pb` whose number is not used again. A version that a check
+refused after it was published becomes `BASE/.refused-NUMBER`, which no server looks at either.
 """
 
 import contextlib

@@ -20,7 +20,7 @@ COMMAND = [
     "/etc/cmdcm/production.toml",
 ]
 WAITS = 8
-"""Exit code of a run that is late, frozen, or locked out by another one."""
+"""Exit code of a run that is late, frozen, held after a roll-back, or locked out by another one."""
 
 NEEDS_A_PERSON = {
     2: "the configuration is wrong",
@@ -36,7 +36,7 @@ def check(code: int) -> None:
     if code == 0:
         return
     if code == WAITS:
-        raise AirflowSkipException("late, frozen, or another run has the lock; see its page")
+        raise AirflowSkipException("late, frozen, held, or another run has the lock; see its page")
     if code in NEEDS_A_PERSON:
         raise AirflowFailException(f"exit code {code}: {NEEDS_A_PERSON[code]}; see its page")
     raise AirflowException(f"exit code {code}: the same command goes on where it was")
