@@ -59,7 +59,10 @@ class Place:
 
     @property
     def background(self) -> bool:
-        """Whether checkpoints can be written while the run goes on."""
+        """Whether the state is this process' own, between two steps.
+
+        Then checkpoints can be written from a copy while the run goes on, and a step be measured.
+        """
         return not self.asynchronous and not self.device_tables
 
     @property

@@ -113,9 +113,7 @@ def train(
     tf.keras.utils.set_random_seed(config.seed)
     tf.config.experimental.enable_op_determinism()
     place = find_place(config.training)
-    # Outside of the steps there is nothing to save. Of several workers none leaves alone.
-    ending = ending_at_sigterm() if place.alone else contextlib.nullcontext()
-    with cluster_errors(place), ending:
+    with cluster_errors(place), _ending(place):
         tables = table_spec(data, config.tables, config.training)
         sizes = table_sizes(
             tables[0], config.model, config.training.table_optimizer, place.background
@@ -134,9 +132,16 @@ def train(
         with run.observers.watch(run.stepping.taken):
             with Termination() as run.termination:
                 run.train()
-            run.publish()
+            with _ending(place):  # in here observers are told the error that callers get
+                run.publish()
         run.stepping.meet()  # the model is there
     return served
+
+
+def _ending(place: Place) -> contextlib.AbstractContextManager[None]:
+    """Ends a block at SIGTERM, outside of the steps, where there is nothing to save."""
+    # Of several workers none leaves alone.
+    return ending_at_sigterm() if place.alone else contextlib.nullcontext()
 
 
 def build_model(

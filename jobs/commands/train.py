@@ -7,6 +7,7 @@ from cmdcm.core.config import Config
 from cmdcm.core.errors import PreemptedError
 from cmdcm.features.dataset import ExampleSet
 from cmdcm.model.mlflow_run import trackers
+from cmdcm.model.observers import Observer
 from cmdcm.model.trained import MODEL, load_history
 from cmdcm.model.training import summary, train
 
@@ -25,6 +26,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="start a run there anew")
 
 
+class _Begun(Observer):
+    """Is told that a run has taken the place of what was there."""
+
+    told = False
+
+    def started(self, taken: int) -> None:
+        self.told = True
+
+
 def run(args: argparse.Namespace, config: Config) -> int:
     """Trains the model and prints its validation metrics."""
     data = ExampleSet.open(args.examples, config.split)
@@ -33,16 +43,17 @@ def run(args: argparse.Namespace, config: Config) -> int:
     for part in ("train", "validation", "test"):
         days = getattr(data.split, part)
         print(f"{part:10} {data.total(part):>10,} examples, {days[0]}..{days[-1]}")
+    begun = _Begun()
     try:
         train(
             data,
             args.output,
             config,
             overwrite=args.overwrite,
-            observers=trackers(data, args.output, config),
+            observers=[begun, *trackers(data, args.output, config)],
         )
     except PreemptedError as error:
-        if args.overwrite:
+        if args.overwrite and begun.told:  # before, what is there may still be the earlier run
             raise PreemptedError(f"{error}, but without --overwrite") from error
         raise
     history = load_history(args.output / MODEL)

@@ -11,6 +11,7 @@ import polars as pl
 import pytest
 from absl import flags
 
+from cmdcm.core.errors import PreemptedError
 from cmdcm.core.files import verify_manifest
 from cmdcm.jobs import main as cli
 from cmdcm.tests.conftest import SMALL
@@ -253,6 +254,21 @@ def test_a_model_is_not_evaluated_on_days_that_it_was_trained_on(tmp_path, small
     write_manifest(tmp_path, {"kind": "model", "name": "cmdcm", "split": split})
     with pytest.raises(evaluate.DataError, match=data.split.test[0]):
         evaluate.check_split(data, tmp_path)
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_stopped_before_an_earlier_run_is_gone_overwrite_is_still_to_be_passed(
+    tmp_path, small_world, capsys, monkeypatch, begun
+):
+    def stopped(*_, observers, **__):
+        for observer in observers if begun else ():
+            observer.started(0)
+        raise PreemptedError("stopped by SIGTERM: run the same command to go on")
+
+    monkeypatch.setattr("cmdcm.jobs.commands.train.train", stopped)
+    places = ("--examples", small_world.examples, "--output", tmp_path / "run", "--overwrite")
+    assert cmdcm("train", *places, *settings("tracking.mlflow=false")) == 75
+    assert ("but without --overwrite" in capsys.readouterr().err) is begun
 
 
 def test_the_demo_replaces_only_what_a_demo_made(tmp_path, capsys):

@@ -16,6 +16,7 @@ from cmdcm.core.errors import ConfigError, DataError, OutputError, PreemptedErro
 from cmdcm.core.files import read_json, read_manifest, verify_manifest
 from cmdcm.features.dataset import ExampleSet
 from cmdcm.model import training
+from cmdcm.model.observers import Observer
 from cmdcm.model.scoring import predict
 from cmdcm.model.trained import MODEL, load_history, load_model
 from cmdcm.model.training import remove_run, train
@@ -169,11 +170,18 @@ def at_sigterm(monkeypatch, name):
 def test_sigterm_is_heard_outside_of_the_steps(
     undisturbed, small_world, data, tmp_path, monkeypatch, phase
 ):
+    told = []
+
+    class Told(Observer):
+        def ended(self, error):
+            told.append(type(error))
+
     run = tmp_path / "run"
     with monkeypatch.context() as patch:
         at_sigterm(patch, phase)
         with pytest.raises(PreemptedError, match="run the same command to go on"):
-            train(data, run, small_world.config, progress=False)
+            train(data, run, small_world.config, progress=False, observers=[Told()])
+    assert told == ([] if phase == "resume" else [PreemptedError])
     assert not (run / MODEL).exists()
     state = tf.train.latest_checkpoint(str(run / "checkpoints"))
     if phase == "validate":  # the steps of its epoch are not lost
