@@ -259,7 +259,8 @@ def verify_manifest(directory: Path) -> None:
     faults = [f"{name}: missing" for name in sorted(set(listed) - present)]
     faults += [f"{name}: not in the manifest" for name in sorted(present - set(listed))]
     for name in sorted(present & set(listed)):
-        if sha256(directory / name) != listed[name]["sha256"]:
+        entry = listed[name]
+        if not isinstance(entry, dict) or sha256(directory / name) != entry.get("sha256"):
             faults.append(f"{name}: SHA-256 differs")
     if faults:
         raise DataError(f"{directory} does not match its manifest: {'; '.join(faults[:10])}")

@@ -53,14 +53,21 @@ def _fits(signature: str, inputs: Arrays, spec: FeatureSpec) -> bool:
     if signature == EXAMPLES_SIGNATURE:
         if list(inputs) != [EXAMPLES_INPUT]:
             return False
-        parse_examples(tf.constant(inputs[EXAMPLES_INPUT]), spec.inputs)  # or it raises
+        examples = inputs[EXAMPLES_INPUT]
+        if examples.ndim != 1 or not len(examples):
+            return False
+        parse_examples(tf.constant(examples), spec.inputs)  # or it raises
         return True
     specs = candidates_specs(spec)
     if signature != CANDIDATES_SIGNATURE or set(inputs) != set(specs):
         return False
     rows = {inputs[f.name].shape[:1] for f in spec.candidate_inputs}
-    return len(rows) == 1 and all(
-        tf.as_dtype(inputs[name].dtype) == wanted.dtype
-        and wanted.shape.is_compatible_with(inputs[name].shape)
-        for name, wanted in specs.items()
+    return (
+        len(rows) == 1
+        and rows.isdisjoint({(), (0,)})
+        and all(
+            tf.as_dtype(inputs[name].dtype) == wanted.dtype
+            and wanted.shape.is_compatible_with(inputs[name].shape)
+            for name, wanted in specs.items()
+        )
     )

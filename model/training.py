@@ -319,7 +319,12 @@ class _Run:
             with staged_file(mark) as staging:
                 write_json(staging, identity)
         if source is not None:
-            self.start_warm(source)
+            try:
+                self.start_warm(source)
+            except DataError:
+                if self.place.chief and not (self.output / warm_start.WARM_START_FILE).exists():
+                    mark.unlink()  # nothing has begun: other settings may take the same output
+                raise
 
     def start_warm(self, source: warm_start.Source) -> None:
         """Takes over the weights of another model; as they are, they count as epoch 0."""

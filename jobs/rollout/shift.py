@@ -4,6 +4,7 @@ The requests are a TFRecord of PredictionLog: a sample of the traffic (`cmdcm.se
 or an export's warm-up. Both versions answer each, so that nothing but the version differs.
 """
 
+import hashlib
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -129,6 +130,9 @@ def replay(
 def read_requests(files: Sequence[Path], limit: int) -> Iterator[predict_pb2.PredictRequest]:
     """Yields the Predict requests of TFRecords of PredictionLog; other kinds are passed over.
 
+    So is a request that differs from one before it in its output filter alone, as those that warm
+    a version up do: a replay has all outputs, and its scores would count twice.
+
     Args:
         files: The files, plain or gzip.
         limit: Requests after which reading ends.
@@ -137,4 +141,18 @@ def read_requests(files: Sequence[Path], limit: int) -> Iterator[predict_pb2.Pre
         DataError: A file is missing, corrupted, or holds something else.
     """
     found = (log.predict_log.request for log in read_logs(files) if log.HasField("predict_log"))
-    yield from itertools.islice(found, limit)
+    yield from itertools.islice(_once(found), limit)
+
+
+def _once(
+    found: Iterable[predict_pb2.PredictRequest],
+) -> Iterator[predict_pb2.PredictRequest]:
+    seen = set()
+    for request in found:
+        whole = predict_pb2.PredictRequest()
+        whole.CopyFrom(request)
+        whole.ClearField("output_filter")
+        key = hashlib.sha256(whole.SerializeToString(deterministic=True)).digest()
+        if key not in seen:
+            seen.add(key)
+            yield request

@@ -1,6 +1,7 @@
 """Staged outputs and manifests: all or nothing, and every changed byte is noticed."""
 
 import errno
+import json
 import os
 import signal
 import tempfile
@@ -281,6 +282,14 @@ class TestManifest:
         with pytest.raises(DataError, match=r"manifest.json lists no files"):
             read_manifest(artefact, "events")
         with pytest.raises(DataError, match=r"manifest.json lists no files"):
+            verify_manifest(artefact)
+
+    @pytest.mark.parametrize("entry", [None, 3, "a", {}, {"sha256": None}])
+    def test_a_file_without_a_hash_is_not_verified(self, artefact, entry):
+        manifest = json.loads((artefact / "manifest.json").read_text())
+        manifest["files"]["a.txt"] = entry
+        (artefact / "manifest.json").write_text(json.dumps(manifest))
+        with pytest.raises(DataError, match=r"a\.txt: SHA-256 differs"):
             verify_manifest(artefact)
 
     def test_a_missing_manifest_is_named(self, tmp_path):

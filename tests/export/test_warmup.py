@@ -77,6 +77,24 @@ def test_logged_requests_are_warmed_up_with_and_checked(data, small_world, expor
     assert sizes == [1, 10, 3, 10]
 
 
+def test_a_logged_request_that_is_served_otherwise_is_never_published(
+    data, small_world, exported, tmp_path, monkeypatch
+):
+    model, _ = exported
+    logged = requests(data.spec, rows(data, 20), [3])[1:]
+    original = publish.served_scores
+
+    def wrong(model, signature, inputs):
+        scores = original(model, signature, inputs)
+        off = 1e-3 * (len(inputs.get("item_id", ())) == 3)
+        return {name: value + off for name, value in scores.items()}
+
+    monkeypatch.setattr(publish, "served_scores", wrong)
+    with pytest.raises(ExportError, match="not published"):
+        export_model(model, tmp_path, small_world.config, data, logged=logged)
+    assert not (tmp_path / "1").exists()
+
+
 def test_each_request_has_another_user(data):
     made = requests(data.spec, rows(data, 100), [1, 2, 3, 4])[1:]
     assert len({inputs["user_id"][0] for _, inputs in made}) == 4

@@ -21,6 +21,9 @@ UNFIT = {
     ),
     "no example": ("serving_default", {"examples": np.array([b"\xff"], object)}),
     "another input": ("serving_default", GOOD),
+    "no examples": ("serving_default", {"examples": np.array([], object)}),
+    "a scalar": ("serving_default", {"examples": np.array(b"", object)}),
+    "no candidates": ("score_candidates", models.user_arrays() | models.candidate_arrays(0)),
 }
 
 

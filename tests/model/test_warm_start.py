@@ -245,6 +245,17 @@ def test_what_is_no_source_is_refused_before_anything_is_written(
     refused(first / MODEL, "this run's test part", stopped_on)
 
 
+def test_a_source_that_does_not_fit_leaves_the_output_to_other_settings(
+    small_world, next_config, first, tmp_path
+):
+    data, run = opened(small_world, next_config), tmp_path / "run"
+    config = configured(next_config, training={"warm_start": str(first / MODEL)})
+    with pytest.raises(DataError, match="no weights that fit"):
+        train(data, run, configured(config, model={"name": "hdr"}), progress=False)
+    assert not (run / "run.json").exists()
+    assert not (run / "warm_start.json").exists()
+
+
 def test_damaged_weights_are_named(small_world, next_config, first, tmp_path):
     shutil.copytree(first / MODEL, tmp_path / "source")
     (file,) = (tmp_path / "source").glob("weights.data*")

@@ -4,11 +4,13 @@ import math
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
+from tensorflow_serving.apis import prediction_log_pb2
 
 from cmdcm.core.config import RolloutConfig
-from cmdcm.jobs.rollout.shift import psi, score_shift
+from cmdcm.jobs.rollout.shift import psi, read_requests, score_shift
 
 SCORES = st.lists(st.floats(0, 1), min_size=1, max_size=50)
 
@@ -69,3 +71,18 @@ def test_scores_that_are_not_finite(count):
 
 def test_a_mean_of_zero_that_moves():
     assert score_shift(np.zeros(3), np.full(3, 0.1), 1).mean_shift == 1.0
+
+
+def test_requests_that_differ_in_their_output_filter_alone_are_replayed_once(tmp_path):
+    file = tmp_path / "log"
+    with tf.io.TFRecordWriter(str(file)) as writer:
+        for value, kept in [(1.0, ()), (1.0, ("p_conversion",)), (2.0, ("p_cart",)), (1.0, ())]:
+            log = prediction_log_pb2.PredictionLog()
+            request = log.predict_log.request
+            request.model_spec.name = "m"
+            request.inputs["x"].CopyFrom(tf.make_tensor_proto([value]))
+            request.output_filter.extend(kept)
+            writer.write(log.SerializeToString())
+    found = [tf.make_ndarray(request.inputs["x"]).tolist() for request in read_requests([file], 9)]
+    assert found == [[1.0], [2.0]]
+    assert len(list(read_requests([file], 1))) == 1
