@@ -223,6 +223,7 @@ def test_a_finished_run_is_calibrated_anew_without_training(
     shutil.copytree(undisturbed, run)
     forbid_steps(monkeypatch)
     settings = {"method": "platt", "slices": ("hours_to_promotion",), "min_positives": 5}
+    settings["levels"] = False  # which look at other days than those that are added up below
     model = train(
         data, run, with_settings(small_world.config, calibration=settings), progress=False
     )

@@ -187,8 +187,10 @@ def test_too_few_scores_are_no_comparison(path):
         with pytest.raises(ServingError, match=r"10 scores are too few.*--replay"):
             rollout.promote()
         request = {**models.user_arrays(), **models.candidate_arrays(20)}
+        dearer = request | {"price": request["price"] + 1}
         (path.parent / "log").mkdir()
-        models.write_warmup(path.parent / "log", [("score_candidates", request)] * 2)
+        made = [("score_candidates", inputs) for inputs in (request, dearer, request)]
+        models.write_warmup(path.parent / "log", made)  # the third is the first once more
         warm_up = path.parent / "log" / "assets.extra" / "tf_serving_warmup_requests"
         assert rollout.promote([warm_up])[1].rows == 40
 
