@@ -6,7 +6,8 @@ levels of the kinds of promotions look at training rows too (`model/levels.py`).
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -32,6 +33,7 @@ from cmdcm.model.calibration import (
 )
 from cmdcm.model.causal.targeting import expit, logit
 from cmdcm.model.heads import Head
+from cmdcm.model.inputs import Tensors
 from cmdcm.model.levels import KIND, PROMOTION, ROWS, kind_levels
 from cmdcm.model.metrics import Array
 
@@ -101,7 +103,8 @@ def fit_calibration(
     batches = examples(
         files, data.spec, batch_size=batch_size, columns=columns, on_corrupt=on_corrupt
     )
-    validation, training = _read(model, batches, config.slices, names), None
+    read = functools.partial(_read, model, _forward(model), slices=config.slices, promotions=names)
+    validation, training = read(batches), None
     if promotions:
         sample = examples(
             data.files("train", on_corrupt),
@@ -112,7 +115,7 @@ def fit_calibration(
             shuffle_buffer=batch_size,
             on_corrupt=on_corrupt,
         )
-        training = _read(model, sample.take(-(-ROWS // batch_size)), config.slices, names)
+        training = read(sample.take(-(-ROWS // batch_size)))
     fitted = {}
     for head in model.calibrated_heads():
         logits, labels, slices = rows = validation.of(head)
@@ -355,20 +358,28 @@ def _loss(logits: Array, labels: Array) -> float:
     return float(np.sum(np.logaddexp(0, logits) - labels * logits))
 
 
-def _read(
-    model: RankingModel,
-    batches: tf.data.Dataset,
-    slices: Sequence[str],
-    promotions: Sequence[str],
-) -> _Rows:
-    names = [head.name for head in model.calibrated_heads()]
-    inputs = [feature.name for feature in model.spec.inputs]
-    known = labels_of(model.spec)
-    forward = tf.function(
+def _forward(model: RankingModel) -> Callable[[Tensors], Tensors]:
+    """Returns a compiled function from features to the logits that are calibrated."""
+    names = {head.name for head in model.calibrated_heads()}
+    compiled: Callable[[Tensors], Tensors] = tf.function(
         lambda features: {k: v for k, v in model.tasks(model(features)).items() if k in names},
         reduce_retracing=True,
         autograph=False,  # the network has no need of it, and it takes seconds
     )
+    return compiled
+
+
+def _read(
+    model: RankingModel,
+    forward: Callable[[Tensors], Tensors],
+    batches: tf.data.Dataset,
+    slices: Sequence[str],
+    promotions: Sequence[str],
+) -> _Rows:
+    """Returns the logits, the labels and the slices of all rows, by name."""
+    names = [head.name for head in model.calibrated_heads()]
+    inputs = [feature.name for feature in model.spec.inputs]
+    known = labels_of(model.spec)
     read: list[dict[str, npt.NDArray]] = []
     with input_errors():
         for batch in batches:
