@@ -1,7 +1,7 @@
 """Settings of the network."""
 
 from collections.abc import Mapping
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 from pydantic import Field, PositiveInt, model_validator
 
@@ -109,15 +109,7 @@ class ModelConfig(Section):
     delayed_label: Literal["conversion", "direct"] = "conversion"
     weight_cap: float = Field(10.0, ge=1)
 
-    @staticmethod
-    def stored(values: Mapping[str, Any]) -> dict[str, Any]:
-        """Returns the settings of a model on the disk, which may be older than some of them.
-
-        Example:
-            >>> ModelConfig.stored({"name": "esmm"})
-            {'horizon': False, 'name': 'esmm'}
-        """
-        return {"horizon": False, **values}
+    before: ClassVar[Mapping[str, Any]] = {"horizon": False}
 
     @property
     def delayed_feedback(self) -> bool:

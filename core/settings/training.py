@@ -1,7 +1,7 @@
 """Settings of training: steps, tracking, calibration."""
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -153,12 +153,4 @@ class CalibrationConfig(Section):
     slice_prior: float = Field(50.0, gt=0)
     levels: bool = True
 
-    @staticmethod
-    def stored(values: Mapping[str, Any]) -> dict[str, Any]:
-        """Returns the settings of a calibration on the disk, perhaps older than some of them.
-
-        Example:
-            >>> CalibrationConfig.stored({"method": "platt"})
-            {'levels': False, 'method': 'platt'}
-        """
-        return {"levels": False, **values}
+    before: ClassVar[Mapping[str, Any]] = {"levels": False}
